@@ -1,0 +1,1 @@
+//! Histories and the laws they must obey.

@@ -1,0 +1,1 @@
+//! The client: routes, producer, push consumer, rebalance; works against stock RocketMQ too.

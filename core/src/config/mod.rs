@@ -1,0 +1,1 @@
+//! Configuration by RocketMQ's property names, one small struct per subsystem.

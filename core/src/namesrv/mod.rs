@@ -1,0 +1,1 @@
+//! The name server: a pure route table, KV configuration, and the small service that drives them.

@@ -1,0 +1,1 @@
+//! RocketMQ's remoting wire format, sans-IO: frames, commands, headers, bodies, messages.

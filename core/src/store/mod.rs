@@ -1,0 +1,1 @@
+//! RocketMQ's files: commit log, consume queues, checkpoint; append, flush, dispatch, recovery, reads.

@@ -1,0 +1,1 @@
+//! Deterministic wake-ups: a FIFO watch and notify. Channels come from `futures-channel`.

@@ -1,0 +1,1 @@
+//! Plans, workloads and faults.

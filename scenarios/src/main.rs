@@ -1,0 +1,2 @@
+//! The `orrery-sim` command.
+fn main() {}
