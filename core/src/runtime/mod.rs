@@ -27,7 +27,7 @@ use crate::probe::Fact;
 
 /// One node's clock, network, disks, randomness and tasks.
 pub trait Runtime: Clone + Send + Sync + 'static {
-    /// True only in simulation. [`site`](crate::runtime::site) is constant `false` where this is false, so that
+    /// True only in simulation. [`site`] is constant `false` where this is false, so that
     /// no site (a seeded defect or an unlikely choice) and not even its name reaches the production binary.
     const SITES: bool;
 
@@ -83,7 +83,7 @@ pub trait Runtime: Clone + Send + Sync + 'static {
     fn announce(&self, fact: Fact<'_>);
 
     /// Answers a site: true when the run has switched `name` on and, for a probabilistic site, its draw says so.
-    /// Only [`site`](crate::runtime::site) calls this.
+    /// Only [`site`] calls this.
     fn ask_site(&self, name: &'static str) -> bool;
 }
 
