@@ -1,0 +1,599 @@
+//! What happened in a run, as data: one JSON object a line, the header first. `docs/history.md` says it in prose.
+//!
+//! Any program in any language may write a history: the simulator, drivers of official clients, our own client.
+//! It records what a *client* saw (level B) and, where the writer can look inside a node, facts (level W).
+//!
+//! Invariants: `t` counts nanoseconds on one clock for all writers of a run; an operation that got no answer is
+//! `info` (unknown), never `fail`; fields that a writer does not know are left out.
+
+use std::collections::BTreeMap;
+use std::fs::File;
+use std::io::{self, BufRead, BufReader, Write};
+use std::path::{Path, PathBuf};
+
+use serde::{Deserialize, Serialize};
+
+/// Version of this schema. A reader refuses any other.
+pub const VERSION: u32 = 1;
+
+/// First line of a history.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Header {
+    /// Schema version, [`VERSION`].
+    pub history: u32,
+    /// Who wrote it: program, version, seed.
+    pub source: String,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub seed: Option<u64>,
+    /// What the writer records; a check that needs more is not evaluated.
+    pub records: Vec<Recorded>,
+    pub brokers: Vec<BrokerConfig>,
+    pub groups: Vec<GroupConfig>,
+    #[serde(default)]
+    pub limits: Limits,
+    #[serde(default)]
+    pub required: Required,
+}
+
+/// A kind of event that the writer promises to record completely.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Recorded {
+    Sends,
+    Deliveries,
+    /// Ownership of queues, with start offsets.
+    Sessions,
+    Fetches,
+    Commits,
+    /// Send-backs to retry topics. Without it a `later` verdict counts as stored.
+    SendBacks,
+    OffsetQueries,
+    Locks,
+    Faults,
+    /// White-box facts: appended, flushed, recovered.
+    Facts,
+    /// Every queue read from its beginning at the end, by a fresh client.
+    Scan,
+    /// The consumers were given time to reach the end of every queue, without faults.
+    Drain,
+}
+
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct BrokerConfig {
+    /// Broker name as in [`Queue::broker`].
+    pub name: String,
+    /// Name of its node in the fault log.
+    pub node: String,
+    pub flush: Flush,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Flush {
+    Sync,
+    Async,
+}
+
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct GroupConfig {
+    pub name: String,
+    pub topics: Vec<String>,
+    pub order: Order,
+    #[serde(default)]
+    pub model: Model,
+    /// Where a group without a committed offset begins.
+    #[serde(default)]
+    pub from: StartAt,
+    /// Tags subscribed to; absent for all.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub tags: Option<Vec<String>>,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Order {
+    Orderly,
+    Concurrent,
+}
+
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Model {
+    #[default]
+    Clustering,
+    Broadcasting,
+}
+
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum StartAt {
+    #[default]
+    First,
+    Last,
+}
+
+/// Declared bounds; each default is RocketMQ's.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct Limits {
+    /// Without facts: a power loss this long after an acknowledgement may still lose it under async flush.
+    pub flush_window_ms: u64,
+    /// Committed offsets are saved this often, with the time that saving may take.
+    pub offset_persist_ms: u64,
+    /// How long a broker honours a queue lock after the last renewal.
+    pub lock_lease_ms: u64,
+    /// How long a consumer believes in its own lock.
+    pub lock_validity_ms: u64,
+    /// Largest difference in clock rate between two nodes, in parts per million.
+    pub clock_drift_ppm: u64,
+}
+
+impl Default for Limits {
+    fn default() -> Limits {
+        Limits {
+            flush_window_ms: 10_000,
+            offset_persist_ms: 6_000,
+            lock_lease_ms: 60_000,
+            lock_validity_ms: 30_000,
+            clock_drift_ppm: 0,
+        }
+    }
+}
+
+/// What a run must have seen to mean anything (C32).
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct Required {
+    pub acks: u64,
+    pub deliveries: u64,
+    pub fault_effects: u64,
+}
+
+impl Default for Required {
+    fn default() -> Required {
+        Required {
+            acks: 1,
+            deliveries: 1,
+            fault_effects: 0,
+        }
+    }
+}
+
+/// Every line but the first.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Record {
+    /// Nanoseconds since any origin common to all writers of the run.
+    pub t: u64,
+    pub event: Event,
+}
+
+/// A queue of a topic on one broker.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+pub struct Queue {
+    pub topic: String,
+    pub broker: String,
+    pub id: i32,
+}
+
+/// What a message carries, as sent or as read.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Content {
+    /// CRC-32 (IEEE) of the body.
+    pub crc: u32,
+    /// Bytes of the body.
+    pub size: u32,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub tag: Option<String>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub keys: Option<String>,
+}
+
+/// Grade of an acknowledgement, as the client saw it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "SCREAMING_SNAKE_CASE")]
+pub enum SendStatus {
+    SendOk,
+    FlushDiskTimeout,
+    FlushSlaveTimeout,
+    SlaveNotAvailable,
+}
+
+/// What the listener said.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum ConsumeVerdict {
+    Success,
+    /// Concurrent: deliver again later (goes to the retry topic).
+    Later,
+    /// Orderly: the queue pauses, then the same message comes again.
+    Suspend,
+}
+
+/// Something that happened.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Event {
+    /// A wire attempt of a send begins. Attempts of one message count from 1.
+    SendInvoke {
+        uid: String,
+        #[serde(default = "one")]
+        attempt: u32,
+        /// How many wire tries this attempt may hide (1 + the retries of a client that does not show them).
+        #[serde(default = "one", skip_serializing_if = "is_one")]
+        tries: u32,
+        producer: String,
+        topic: String,
+        content: Content,
+        /// False for `waitStoreMsgOK=false`: asynchronous grade whatever the broker's flush mode.
+        #[serde(default = "yes", skip_serializing_if = "is_yes")]
+        wait_store: bool,
+    },
+    /// The attempt was acknowledged.
+    SendOk {
+        uid: String,
+        #[serde(default = "one")]
+        attempt: u32,
+        status: SendStatus,
+        queue: Queue,
+        offset: i64,
+        /// Physical position in the broker's log, from the offset message id.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        position: Option<u64>,
+    },
+    /// Proven not stored: never left the client, or refused before the append.
+    SendFail {
+        uid: String,
+        #[serde(default = "one")]
+        attempt: u32,
+        error: String,
+    },
+    /// Unknown: time-out, lost connection, system error, one-way.
+    SendInfo {
+        uid: String,
+        #[serde(default = "one")]
+        attempt: u32,
+        error: String,
+    },
+    /// A consumer begins to own a queue and will fetch from `start`.
+    SessionOpen {
+        session: String,
+        group: String,
+        client: String,
+        queue: Queue,
+        start: i64,
+        /// When the client asked for the committed offset; absent: `t`.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        asked: Option<u64>,
+    },
+    SessionClose {
+        session: String,
+    },
+    /// A fetch of a session returned `count` messages; the next begins at `next`.
+    Fetch {
+        session: String,
+        from: i64,
+        next: i64,
+        count: u32,
+    },
+    /// The consumer was told to go elsewhere (reset, illegal offset).
+    Seek {
+        session: String,
+        offset: i64,
+        reason: String,
+    },
+    /// A message enters the listener.
+    DeliverStart {
+        /// Unique in the history.
+        delivery: u64,
+        group: String,
+        client: String,
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        session: Option<String>,
+        queue: Queue,
+        offset: i64,
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        position: Option<u64>,
+        /// Absent if the body could not be understood.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        uid: Option<String>,
+        content: Content,
+        #[serde(default, skip_serializing_if = "is_zero")]
+        reconsume: u32,
+    },
+    /// The listener returned.
+    DeliverDone {
+        delivery: u64,
+        verdict: ConsumeVerdict,
+    },
+    /// A consumer hands a message back for a later retry or the dead letters.
+    SendBackInvoke {
+        delivery: u64,
+    },
+    SendBackOk {
+        delivery: u64,
+    },
+    SendBackInfo {
+        delivery: u64,
+        error: String,
+    },
+    CommitInvoke {
+        /// Unique in the history.
+        commit: u64,
+        group: String,
+        client: String,
+        queue: Queue,
+        offset: i64,
+    },
+    CommitOk {
+        commit: u64,
+    },
+    /// No answer, or one-way.
+    CommitInfo {
+        commit: u64,
+    },
+    /// The broker answered what is committed; `offset` absent when nothing is.
+    OffsetRead {
+        group: String,
+        queue: Queue,
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        offset: Option<i64>,
+        /// When the question was asked.
+        asked: u64,
+    },
+    /// An administrator moved the group's offset on purpose.
+    OffsetReset {
+        group: String,
+        queue: Queue,
+        offset: i64,
+    },
+    /// The broker granted or renewed the lock of a queue; asked at `asked`.
+    LockOk {
+        group: String,
+        client: String,
+        queue: Queue,
+        asked: u64,
+    },
+    /// The client gave the lock up, or stopped to believe in it.
+    LockEnd {
+        group: String,
+        client: String,
+        queue: Queue,
+    },
+    /// Final scan: the bounds of a queue.
+    ScanQueue {
+        queue: Queue,
+        min: i64,
+        max: i64,
+    },
+    /// Final scan: one stored message.
+    ScanEntry {
+        queue: Queue,
+        offset: i64,
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        uid: Option<String>,
+        content: Content,
+    },
+    /// Final scan done, or not.
+    ScanEnd {
+        complete: bool,
+    },
+    /// A fault begins, or ends.
+    Fault {
+        id: u32,
+        fault: FaultKind,
+        phase: FaultPhase,
+        nodes: Vec<String>,
+        /// What it did: bytes lost, segments dropped, connections reset … Empty: nothing.
+        #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+        effect: BTreeMap<String, u64>,
+    },
+    Appended {
+        node: String,
+        start: u64,
+        end: u64,
+    },
+    Flushed {
+        node: String,
+        upto: u64,
+    },
+    Recovered {
+        node: String,
+        end: u64,
+        lost_bytes: u64,
+    },
+    /// The broker itself says that it answered a send; `code` 0 is SEND_OK.
+    Acknowledged {
+        node: String,
+        queue: Queue,
+        offset: i64,
+        code: i32,
+    },
+    /// The broker itself says who holds a queue lock; empty: nobody.
+    Locked {
+        node: String,
+        group: String,
+        queue: Queue,
+        owner: String,
+    },
+    /// A milestone: `workload_end`, `healed`, `drained`.
+    Mark {
+        name: String,
+    },
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum FaultKind {
+    /// The process dies; the page cache stays.
+    Kill,
+    /// The machine dies; what was not synced may be lost.
+    PowerLoss,
+    /// The node comes up again.
+    Restart,
+    /// Messages between two sides, or in one direction, are dropped without a word.
+    Cut,
+    Pause,
+    ClockStep,
+    ClockDrift,
+    DiskSlow,
+    DiskStall,
+    /// The disk lost or damaged what had been synced.
+    DiskLost,
+    Latency,
+    Loss,
+    Other,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum FaultPhase {
+    Begin,
+    End,
+}
+
+fn one() -> u32 {
+    1
+}
+
+fn is_one(value: &u32) -> bool {
+    *value == 1
+}
+
+fn yes() -> bool {
+    true
+}
+
+fn is_yes(value: &bool) -> bool {
+    *value
+}
+
+fn is_zero(value: &u32) -> bool {
+    *value == 0
+}
+
+/// A whole history in memory, in order of time.
+#[derive(Clone, Debug, PartialEq)]
+pub struct History {
+    pub header: Header,
+    pub records: Vec<Record>,
+}
+
+/// A history that cannot be read.
+#[derive(Debug, thiserror::Error)]
+pub enum ReadError {
+    #[error("{}: {source}", path.display())]
+    Io { path: PathBuf, source: io::Error },
+    #[error("{}:{line}: {source}", path.display())]
+    Line {
+        path: PathBuf,
+        line: usize,
+        source: serde_json::Error,
+    },
+    #[error("{}: history version {found}, this checker reads {VERSION}", path.display())]
+    Version { path: PathBuf, found: u32 },
+    #[error("{}: no header line", path.display())]
+    NoHeader { path: PathBuf },
+    #[error("no history given")]
+    Nothing,
+}
+
+impl History {
+    /// Reads histories of one run, written by one or several programs, and merges them by time. Headers are
+    /// united: brokers and groups by name, `records` as what any writer records, `required` as the largest.
+    pub fn read(paths: &[impl AsRef<Path>]) -> Result<History, ReadError> {
+        let mut united: Option<History> = None;
+        for path in paths {
+            let next = History::read_one(path.as_ref())?;
+            match &mut united {
+                None => united = Some(next),
+                Some(all) => all.unite(next),
+            }
+        }
+        let mut history = united.ok_or(ReadError::Nothing)?;
+        history.records.sort_by_key(|record| record.t);
+        Ok(history)
+    }
+
+    fn read_one(path: &Path) -> Result<History, ReadError> {
+        let io_error = |source| ReadError::Io {
+            path: path.to_path_buf(),
+            source,
+        };
+        let mut reader = BufReader::with_capacity(1 << 20, File::open(path).map_err(io_error)?);
+        let mut header = None;
+        let mut records = Vec::new();
+        let mut text = String::new();
+        for line in 1.. {
+            text.clear();
+            if reader.read_line(&mut text).map_err(io_error)? == 0 {
+                break;
+            }
+            if text.trim().is_empty() {
+                continue;
+            }
+            let line_error = |source| ReadError::Line {
+                path: path.to_path_buf(),
+                line,
+                source,
+            };
+            if header.is_none() {
+                let found: VersionOnly = serde_json::from_str(&text).map_err(line_error)?;
+                if found.history != VERSION {
+                    return Err(ReadError::Version {
+                        path: path.to_path_buf(),
+                        found: found.history,
+                    });
+                }
+                header = Some(serde_json::from_str::<Header>(&text).map_err(line_error)?);
+            } else {
+                records.push(serde_json::from_str(&text).map_err(line_error)?);
+            }
+        }
+        let header = header.ok_or_else(|| ReadError::NoHeader {
+            path: path.to_path_buf(),
+        })?;
+        Ok(History { header, records })
+    }
+
+    fn unite(&mut self, other: History) {
+        let header = &mut self.header;
+        header.source = format!("{} + {}", header.source, other.header.source);
+        header.records.extend(other.header.records);
+        header.records.sort_unstable();
+        header.records.dedup();
+        for broker in other.header.brokers {
+            if !header.brokers.iter().any(|known| known.name == broker.name) {
+                header.brokers.push(broker);
+            }
+        }
+        for group in other.header.groups {
+            if !header.groups.iter().any(|known| known.name == group.name) {
+                header.groups.push(group);
+            }
+        }
+        let required = &mut header.required;
+        required.acks = required.acks.max(other.header.required.acks);
+        required.deliveries = required.deliveries.max(other.header.required.deliveries);
+        required.fault_effects = required.fault_effects.max(other.header.required.fault_effects);
+        self.records.extend(other.records);
+    }
+
+    /// Writes the header and every record, a line each.
+    pub fn write(&self, out: &mut impl Write) -> io::Result<()> {
+        write_line(out, &self.header)?;
+        self.records.iter().try_for_each(|record| write_line(out, record))
+    }
+}
+
+#[derive(Deserialize)]
+struct VersionOnly {
+    history: u32,
+}
+
+fn write_line(out: &mut impl Write, value: &impl Serialize) -> io::Result<()> {
+    serde_json::to_writer(&mut *out, value)?;
+    out.write_all(b"\n")
+}
