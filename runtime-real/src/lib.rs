@@ -1,1 +1,184 @@
-//! Production runtime.
+//! The production runtime: core's [`Runtime`] on tokio, real sockets, real files and real clocks.
+//!
+//! It is not a place for broker logic, and it never links the simulator: madsim overrides libc symbols in whatever
+//! links it (`tests/binary.rs` looks for them in the `orrery` binary).
+//!
+//! Invariants: [`Runtime::SITES`] is false, so no seeded defect exists here, not even its name. Nothing that waits for a disk
+//! runs on a worker that other connections need (see [`disk`]).
+
+pub mod disk;
+mod net;
+mod random;
+mod sync_threads;
+
+use std::future::Future;
+use std::io;
+use std::net::SocketAddr;
+use std::pin::Pin;
+use std::sync::LazyLock;
+use std::task::{Context, Poll};
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
+
+use orrery_core::probe::Fact;
+use orrery_core::runtime::{Elapsed, Mono, NetError, Runtime, Task, TaskEnd, WallMillis};
+use tokio::runtime::Handle;
+use tokio::task::JoinHandle;
+
+pub use disk::{RealDisk, RealFile, RealLock};
+pub use net::{RealListener, RealReader, RealStream, RealWriter};
+
+/// Origin of [`Runtime::mono`], the same for all handles of the process.
+static ORIGIN: LazyLock<Instant> = LazyLock::new(Instant::now);
+
+/// A handle to this process's world.
+#[derive(Clone)]
+pub struct Real {
+    handle: Handle,
+    disk: RealDisk,
+}
+
+impl Real {
+    /// Builds a tokio runtime with `workers` threads (one per core if `None`) and runs `main` on it to its end.
+    pub fn run<F, M>(workers: Option<usize>, main: M) -> io::Result<F::Output>
+    where
+        M: FnOnce(Real) -> F,
+        F: Future,
+    {
+        let mut builder = tokio::runtime::Builder::new_multi_thread();
+        builder.enable_all().thread_name("orrery-worker");
+        if let Some(workers) = workers {
+            builder.worker_threads(workers);
+        }
+        let runtime = builder.build()?;
+        let real = Real::on(runtime.handle().clone());
+        let output = runtime.block_on(main(real));
+        // A cold read still stuck in the kernel must not keep the process from ending.
+        runtime.shutdown_timeout(Duration::from_secs(5));
+        Ok(output)
+    }
+
+    /// A handle on a tokio runtime that somebody else owns.
+    pub fn on(handle: Handle) -> Real {
+        LazyLock::force(&ORIGIN);
+        Real {
+            handle,
+            disk: RealDisk::default(),
+        }
+    }
+}
+
+impl Runtime for Real {
+    const SITES: bool = false;
+
+    type Listener = RealListener;
+    type Stream = RealStream;
+    type Disk = RealDisk;
+    type Task<T: Send + 'static> = RealTask<T>;
+
+    #[inline]
+    fn mono(&self) -> Mono {
+        Mono(u64::try_from(ORIGIN.elapsed().as_nanos()).unwrap_or(u64::MAX))
+    }
+
+    #[inline]
+    fn wall(&self) -> WallMillis {
+        WallMillis(wall_millis(SystemTime::now()))
+    }
+
+    fn random_u64(&self) -> u64 {
+        random::next_u64()
+    }
+
+    fn sleep(&self, duration: Duration) -> impl Future<Output = ()> + Send + 'static {
+        tokio::time::sleep(duration)
+    }
+
+    fn timeout<F>(&self, duration: Duration, future: F) -> impl Future<Output = Result<F::Output, Elapsed>> + Send
+    where
+        F: Future + Send,
+    {
+        let limited = tokio::time::timeout(duration, future);
+        async move { limited.await.map_err(|_| Elapsed) }
+    }
+
+    fn spawn<F>(&self, _name: &'static str, future: F) -> RealTask<F::Output>
+    where
+        F: Future + Send + 'static,
+        F::Output: Send + 'static,
+    {
+        RealTask(self.handle.spawn(future))
+    }
+
+    fn yield_now(&self) -> impl Future<Output = ()> + Send {
+        tokio::task::yield_now()
+    }
+
+    fn listen(&self, address: SocketAddr) -> impl Future<Output = Result<RealListener, NetError>> + Send {
+        net::listen(address)
+    }
+
+    fn connect(
+        &self,
+        address: SocketAddr,
+        timeout: Duration,
+    ) -> impl Future<Output = Result<RealStream, NetError>> + Send {
+        net::connect(address, timeout)
+    }
+
+    fn resolve(&self, host_and_port: &str) -> impl Future<Output = Result<Vec<SocketAddr>, NetError>> + Send {
+        net::resolve(host_and_port.to_owned())
+    }
+
+    fn disk(&self) -> &RealDisk {
+        &self.disk
+    }
+
+    #[inline(always)]
+    fn announce(&self, _fact: Fact<'_>) {}
+
+    #[inline(always)]
+    fn ask_site(&self, _name: &'static str) -> bool {
+        false
+    }
+}
+
+/// A tokio task that ends with its handle.
+pub struct RealTask<T>(JoinHandle<T>);
+
+impl<T: Send + 'static> Task<T> for RealTask<T> {
+    fn cancel(&self) {
+        self.0.abort();
+    }
+
+    fn is_finished(&self) -> bool {
+        self.0.is_finished()
+    }
+}
+
+impl<T> Future for RealTask<T> {
+    type Output = Result<T, TaskEnd>;
+
+    fn poll(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Self::Output> {
+        Pin::new(&mut self.0).poll(context).map_err(|error| {
+            if error.is_panic() {
+                TaskEnd::Panicked
+            } else {
+                TaskEnd::Cancelled
+            }
+        })
+    }
+}
+
+impl<T> Drop for RealTask<T> {
+    fn drop(&mut self) {
+        self.0.abort();
+    }
+}
+
+/// Milliseconds since the Unix epoch; negative before it.
+pub(crate) fn wall_millis(time: SystemTime) -> i64 {
+    match time.duration_since(UNIX_EPOCH) {
+        Ok(after) => i64::try_from(after.as_millis()).unwrap_or(i64::MAX),
+        Err(before) => i64::try_from(before.duration().as_millis()).map_or(i64::MIN, |millis| -millis),
+    }
+}

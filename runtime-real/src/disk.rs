@@ -1,0 +1,544 @@
+//! Files: `pwrite` into preallocated space, read-only mappings handed out as [`Bytes`], `fdatasync` off the workers.
+//!
+//! | call | where it runs | why |
+//! |---|---|---|
+//! | `write_at` | caller | a copy into the page cache costs less than any hand-off |
+//! | `read_hot` | caller | a slice of the mapping: one reference count |
+//! | `read`, `open`, `rename`, … | tokio's blocking pool | may wait for the device |
+//! | `sync` | a sync thread | a group pays one hand-off for all its members |
+//! | `sync_in_place` | caller; its worker's other tasks move to another thread first | no wake-up between fdatasync and reply |
+//!
+//! **Dirty bytes.** Per file, at most [`DIRTY_BYTES_MAX`] may be written and not yet synced: past [`DIRTY_BYTES_SOFT`] a sync
+//! thread starts an fdatasync in the background, past the maximum the writer itself syncs before it goes on. So the
+//! kernel's own throttling, which would stop a worker for seconds, is not reached. The error of a background sync is
+//! kept and answers every later sync of that file: nobody may believe in bytes that the kernel has dropped.
+//!
+//! **Mappings** are read-only, made on the first `read_hot` over the length the file has then, and made anew when a
+//! range lies beyond. An old mapping lives until its last slice drops; removing a file only unlinks it. Nothing here ever
+//! shrinks a file, so a mapped page always has a file block behind it.
+
+use std::fs::{self, File as StdFile, OpenOptions, TryLockError};
+use std::io::{self, ErrorKind, IoSlice};
+use std::os::unix::fs::FileExt;
+use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::{Arc, OnceLock, PoisonError, RwLock};
+
+use bytes::{Bytes, BytesMut};
+use memmap2::MmapOptions;
+use orrery_core::runtime::{Disk, DiskError, DiskErrorKind, Entry, File, OpenMode, Space, WallMillis};
+use rustix::fs::FallocateFlags;
+use rustix::io::Errno;
+use tokio::runtime::{Handle, RuntimeFlavor};
+
+use crate::sync_threads::SyncThreads;
+
+/// Written and not yet synced bytes of one file at which a background sync starts.
+pub const DIRTY_BYTES_SOFT: u64 = 64 << 20;
+/// Written and not yet synced bytes of one file beyond which its writer waits for the disk. A quarter of a second of a disk
+/// that takes 1 GB/s, and far below the kernel's dirty limit on any machine that holds a broker.
+pub const DIRTY_BYTES_MAX: u64 = 256 << 20;
+/// Chunks of one `pwritev`.
+const SLICE_COUNT_MAX: usize = 64;
+/// Zeros of one write where the file system cannot zero a range by itself.
+const ZERO_BYTES: usize = 256 * 1024;
+
+/// The process's file systems. Paths are those of the operating system.
+#[derive(Clone, Default)]
+pub struct RealDisk {
+    syncs: Arc<SyncThreads>,
+}
+
+impl Disk for RealDisk {
+    type File = RealFile;
+    type Lock = RealLock;
+
+    async fn open(&self, path: &Path, mode: OpenMode) -> Result<RealFile, DiskError> {
+        let syncs = Arc::clone(&self.syncs);
+        on_path(path, move |path| {
+            let mut options = OpenOptions::new();
+            options.read(true).write(true);
+            match mode {
+                OpenMode::Existing => &mut options,
+                OpenMode::Create => options.create(true).truncate(false),
+                OpenMode::New => options.create_new(true),
+            };
+            let file = options.open(path)?;
+            let metadata = file.metadata()?;
+            if metadata.is_dir() {
+                return Err(io::Error::new(ErrorKind::IsADirectory, "is a directory"));
+            }
+            Ok(RealFile(Arc::new(Shared {
+                file,
+                path: path.to_path_buf(),
+                len: AtomicU64::new(metadata.len()),
+                written: AtomicU64::new(0),
+                synced: AtomicU64::new(0),
+                syncing: AtomicBool::new(false),
+                lost: OnceLock::new(),
+                mapping: RwLock::new(Bytes::new()),
+                syncs,
+            })))
+        })
+        .await
+    }
+
+    async fn create_dir_all(&self, path: &Path) -> Result<(), DiskError> {
+        on_path(path, |path| fs::create_dir_all(path)).await
+    }
+
+    async fn rename(&self, from: &Path, to: &Path) -> Result<(), DiskError> {
+        let to = to.to_path_buf();
+        on_path(from, move |from| fs::rename(from, &to)).await
+    }
+
+    async fn remove(&self, path: &Path) -> Result<(), DiskError> {
+        on_path(path, |path| fs::remove_file(path)).await
+    }
+
+    async fn remove_dir(&self, path: &Path) -> Result<(), DiskError> {
+        on_path(path, |path| fs::remove_dir(path)).await
+    }
+
+    async fn list(&self, path: &Path) -> Result<Vec<Entry>, DiskError> {
+        on_path(path, |path| {
+            let mut entries = Vec::new();
+            for entry in fs::read_dir(path)? {
+                let entry = entry?;
+                entries.push(Entry {
+                    name: entry.file_name().to_string_lossy().into_owned(),
+                    is_dir: entry.file_type()?.is_dir(),
+                });
+            }
+            entries.sort();
+            Ok(entries)
+        })
+        .await
+    }
+
+    async fn sync_dir(&self, path: &Path) -> Result<(), DiskError> {
+        on_path(path, |path| StdFile::open(path)?.sync_all()).await
+    }
+
+    async fn space(&self, path: &Path) -> Result<Space, DiskError> {
+        on_path(path, |path| {
+            let stat = rustix::fs::statvfs(path)?;
+            Ok(Space {
+                total_bytes: stat.f_blocks.saturating_mul(stat.f_frsize),
+                available_bytes: stat.f_bavail.saturating_mul(stat.f_frsize),
+            })
+        })
+        .await
+    }
+
+    async fn lock(&self, path: &Path) -> Result<RealLock, DiskError> {
+        let shown = path.to_path_buf();
+        let locked = on_path(path, |path| {
+            let file = OpenOptions::new()
+                .read(true)
+                .write(true)
+                .create(true)
+                .truncate(false)
+                .open(path)?;
+            match file.try_lock() {
+                Ok(()) => Ok(Some(RealLock { _file: file })),
+                Err(TryLockError::WouldBlock) => Ok(None),
+                Err(TryLockError::Error(error)) => Err(error),
+            }
+        });
+        locked
+            .await?
+            .ok_or_else(|| DiskError::new(DiskErrorKind::Locked, shown, "locked by another process"))
+    }
+}
+
+/// An exclusive lock; the kernel frees it when the file is closed, at the latest with the process.
+pub struct RealLock {
+    _file: StdFile,
+}
+
+/// An open file; clones share it.
+#[derive(Clone)]
+pub struct RealFile(Arc<Shared>);
+
+struct Shared {
+    file: StdFile,
+    path: PathBuf,
+    len: AtomicU64,
+    /// Bytes ever written through this handle, and how many of them a finished sync covers.
+    written: AtomicU64,
+    synced: AtomicU64,
+    /// A background sync is under way.
+    syncing: AtomicBool,
+    /// Why a background sync failed: what was written before it may be gone.
+    lost: OnceLock<DiskError>,
+    mapping: RwLock<Bytes>,
+    syncs: Arc<SyncThreads>,
+}
+
+impl File for RealFile {
+    fn path(&self) -> &Path {
+        &self.0.path
+    }
+
+    #[inline]
+    fn len(&self) -> u64 {
+        self.0.len.load(Ordering::Acquire)
+    }
+
+    async fn modified(&self) -> Result<WallMillis, DiskError> {
+        self.off_worker(|shared| {
+            let modified = shared.file.metadata()?.modified()?;
+            Ok(WallMillis(crate::wall_millis(modified)))
+        })
+        .await
+    }
+
+    fn read_hot(&self, offset: u64, size: usize) -> Result<Bytes, DiskError> {
+        let (start, end) = self.0.range(offset, size)?;
+        {
+            let mapping = self.0.mapping.read().unwrap_or_else(PoisonError::into_inner);
+            if end <= mapping.len() {
+                return Ok(mapping.slice(start..end));
+            }
+        }
+        Ok(self.0.map_again(end)?.slice(start..end))
+    }
+
+    async fn read(&self, offset: u64, size: usize) -> Result<Bytes, DiskError> {
+        self.0.range(offset, size)?;
+        self.off_worker(move |shared| {
+            let mut buffer = BytesMut::zeroed(size);
+            shared.file.read_exact_at(&mut buffer, offset)?;
+            Ok(buffer.freeze())
+        })
+        .await
+    }
+
+    fn write_at(&self, offset: u64, chunks: &[&[u8]]) -> Result<(), DiskError> {
+        let shared = &self.0;
+        let size = shared
+            .write_chunks(offset, chunks)
+            .map_err(|error| shared.error(&error))?;
+        shared.len.fetch_max(offset + size, Ordering::AcqRel);
+        let written = shared.written.fetch_add(size, Ordering::AcqRel) + size;
+        let dirty = written.saturating_sub(shared.synced.load(Ordering::Acquire));
+        if dirty > DIRTY_BYTES_SOFT {
+            self.bound_dirty_bytes(dirty)?;
+        }
+        Ok(())
+    }
+
+    async fn allocate(&self, size: u64) -> Result<(), DiskError> {
+        if size <= self.len() {
+            return Ok(());
+        }
+        self.off_worker(move |shared| {
+            match rustix::fs::fallocate(&shared.file, FallocateFlags::empty(), 0, size) {
+                // The length alone: space is then reserved by writing.
+                Err(Errno::OPNOTSUPP) => shared.grow(size)?,
+                done => done?,
+            }
+            shared.len.fetch_max(size, Ordering::AcqRel);
+            Ok(())
+        })
+        .await
+    }
+
+    async fn zero_range(&self, offset: u64, size: u64) -> Result<(), DiskError> {
+        if size == 0 {
+            return Ok(());
+        }
+        self.off_worker(move |shared| {
+            match rustix::fs::fallocate(&shared.file, FallocateFlags::ZERO_RANGE, offset, size) {
+                Err(Errno::OPNOTSUPP) => shared.write_zeros(offset, size)?,
+                done => done?,
+            }
+            shared.len.fetch_max(offset + size, Ordering::AcqRel);
+            Ok(())
+        })
+        .await
+    }
+
+    async fn sync(&self) -> Result<(), DiskError> {
+        let shared = Arc::clone(&self.0);
+        let done = self.0.syncs.run(move || shared.sync_now());
+        match done.await {
+            Ok(result) => result,
+            Err(_) => Err(self.0.error(&io::Error::other("sync thread ended"))),
+        }
+    }
+
+    fn sync_in_place(&self) -> Result<(), DiskError> {
+        aside(|| self.0.sync_now())
+    }
+}
+
+impl RealFile {
+    async fn off_worker<T, F>(&self, work: F) -> Result<T, DiskError>
+    where
+        T: Send + 'static,
+        F: FnOnce(&Shared) -> io::Result<T> + Send + 'static,
+    {
+        let shared = Arc::clone(&self.0);
+        let done = tokio::task::spawn_blocking(move || work(&shared).map_err(|error| shared.error(&error)));
+        done.await
+            .unwrap_or_else(|error| Err(self.0.error(&io::Error::other(error))))
+    }
+
+    #[cold]
+    fn bound_dirty_bytes(&self, dirty: u64) -> Result<(), DiskError> {
+        let shared = &self.0;
+        if dirty > DIRTY_BYTES_MAX {
+            return aside(|| shared.sync_now());
+        }
+        if !shared.syncing.swap(true, Ordering::AcqRel) {
+            let shared = Arc::clone(shared);
+            drop(self.0.syncs.run(move || {
+                if let Err(error) = shared.sync_now() {
+                    log::error!("background sync: {error}");
+                    let _ = shared.lost.set(error);
+                }
+                shared.syncing.store(false, Ordering::Release);
+            }));
+        }
+        Ok(())
+    }
+}
+
+impl Shared {
+    /// `[start, end)` inside the file, as indices.
+    fn range(&self, offset: u64, size: usize) -> Result<(usize, usize), DiskError> {
+        let len = self.len.load(Ordering::Acquire);
+        let end = offset.checked_add(size as u64).filter(|end| *end <= len);
+        let Some(end) = end.and_then(|end| usize::try_from(end).ok()) else {
+            let message = format!("{size} bytes at {offset} of a file of {len}");
+            return Err(DiskError::new(DiskErrorKind::OutOfRange, &self.path, message));
+        };
+        Ok((end - size, end))
+    }
+
+    /// Maps the whole file as long as it is now; at least `end` bytes.
+    #[cold]
+    fn map_again(&self, end: usize) -> Result<Bytes, DiskError> {
+        let mut mapping = self.mapping.write().unwrap_or_else(PoisonError::into_inner);
+        if end > mapping.len() {
+            let len = usize::try_from(self.len.load(Ordering::Acquire)).unwrap_or(usize::MAX);
+            assert!(end <= len, "a range inside of the file");
+            // SAFETY: the mapping is read-only and no longer than the file, which nothing in this crate ever shortens; the store's
+            // directory lock keeps other brokers away. Bytes below the confirm position, the only ones that core reads, are
+            // written once. Whoever cuts a broker's files from outside gets a SIGBUS, as with any mapped log.
+            let mapped = unsafe { MmapOptions::new().len(len).map(&self.file) };
+            *mapping = Bytes::from_owner(mapped.map_err(|error| self.error(&error))?);
+        }
+        Ok(mapping.clone())
+    }
+
+    fn write_chunks(&self, offset: u64, chunks: &[&[u8]]) -> io::Result<u64> {
+        if let [one] = chunks {
+            self.file.write_all_at(one, offset)?;
+            return Ok(one.len() as u64);
+        }
+        let mut at = offset;
+        for group in chunks.chunks(SLICE_COUNT_MAX) {
+            let mut slices = [IoSlice::new(&[]); SLICE_COUNT_MAX];
+            for (slice, chunk) in slices.iter_mut().zip(group) {
+                *slice = IoSlice::new(chunk);
+            }
+            let mut left = &mut slices[..group.len()];
+            IoSlice::advance_slices(&mut left, 0);
+            while !left.is_empty() {
+                let written = match rustix::io::pwritev(&self.file, left, at) {
+                    Ok(0) => return Err(ErrorKind::WriteZero.into()),
+                    Err(Errno::INTR) => continue,
+                    written => written?,
+                };
+                at += written as u64;
+                IoSlice::advance_slices(&mut left, written);
+            }
+        }
+        Ok(at - offset)
+    }
+
+    fn write_zeros(&self, offset: u64, size: u64) -> io::Result<()> {
+        let zeros = vec![0_u8; ZERO_BYTES];
+        let mut done = 0;
+        while done < size {
+            let count = ZERO_BYTES.min(usize::try_from(size - done).unwrap_or(ZERO_BYTES));
+            self.file.write_all_at(&zeros[..count], offset + done)?;
+            done += count as u64;
+        }
+        Ok(())
+    }
+
+    /// Makes the file `size` bytes long unless it is longer: never shortens.
+    fn grow(&self, size: u64) -> io::Result<()> {
+        if self.file.metadata()?.len() < size {
+            self.file.write_all_at(&[0], size - 1)?;
+        }
+        Ok(())
+    }
+
+    fn sync_now(&self) -> Result<(), DiskError> {
+        let upto = self.written.load(Ordering::Acquire);
+        if let Some(lost) = self.lost.get() {
+            return Err(lost.clone());
+        }
+        self.file.sync_data().map_err(|error| self.error(&error))?;
+        self.synced.fetch_max(upto, Ordering::AcqRel);
+        Ok(())
+    }
+
+    fn error(&self, error: &io::Error) -> DiskError {
+        disk_error(&self.path, error)
+    }
+}
+
+/// Runs something that waits for the disk on this thread, after handing this worker's other tasks to another thread.
+fn aside<T>(work: impl FnOnce() -> T) -> T {
+    match Handle::try_current().map(|handle| handle.runtime_flavor()) {
+        Ok(RuntimeFlavor::MultiThread) => tokio::task::block_in_place(work),
+        _ => work(),
+    }
+}
+
+async fn on_path<T, F>(path: &Path, work: F) -> Result<T, DiskError>
+where
+    T: Send + 'static,
+    F: FnOnce(&Path) -> io::Result<T> + Send + 'static,
+{
+    let owned = path.to_path_buf();
+    let done = tokio::task::spawn_blocking(move || work(&owned));
+    let result = done.await.unwrap_or_else(|error| Err(io::Error::other(error)));
+    result.map_err(|error| disk_error(path, &error))
+}
+
+fn disk_error(path: &Path, error: &io::Error) -> DiskError {
+    let kind = match error.kind() {
+        ErrorKind::NotFound => DiskErrorKind::NotFound,
+        ErrorKind::AlreadyExists => DiskErrorKind::AlreadyExists,
+        ErrorKind::StorageFull | ErrorKind::QuotaExceeded => DiskErrorKind::Full,
+        ErrorKind::UnexpectedEof => DiskErrorKind::OutOfRange,
+        _ if error.raw_os_error() == Some(Errno::IO.raw_os_error()) => DiskErrorKind::Device,
+        _ => DiskErrorKind::Other,
+    };
+    DiskError::new(kind, path, error.to_string())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn run<T>(test: impl AsyncFnOnce(RealDisk, PathBuf) -> T) -> T {
+        let dir = tempfile::tempdir().expect("a temporary directory");
+        let runtime = tokio::runtime::Builder::new_multi_thread()
+            .worker_threads(2)
+            .enable_all()
+            .build()
+            .expect("a runtime");
+        runtime.block_on(test(RealDisk::default(), dir.path().to_path_buf()))
+    }
+
+    #[test]
+    fn many_chunks_arrive_in_order_past_the_limit_of_one_call() {
+        run(async |disk, dir| {
+            let file = disk.open(&dir.join("log"), OpenMode::New).await.unwrap();
+            let chunks: Vec<Vec<u8>> = (0..200_u8).map(|byte| vec![byte; usize::from(byte % 7)]).collect();
+            let slices: Vec<&[u8]> = chunks.iter().map(Vec::as_slice).collect();
+            file.write_at(3, &slices).unwrap();
+            let all = chunks.concat();
+            assert_eq!(file.len(), 3 + all.len() as u64);
+            assert_eq!(file.read(3, all.len()).await.unwrap(), all);
+            assert_eq!(file.read_hot(3, all.len()).unwrap(), all);
+        });
+    }
+
+    #[test]
+    fn a_slice_outlives_growth_removal_and_the_file_itself() {
+        run(async |disk, dir| {
+            let path = dir.join("log");
+            let file = disk.open(&path, OpenMode::New).await.unwrap();
+            file.write_at(0, &[b"first"]).unwrap();
+            let old = file.read_hot(0, 5).unwrap();
+            file.allocate(1 << 20).await.unwrap();
+            file.write_at((1 << 20) - 4, &[b"last"]).unwrap();
+            let new = file.read_hot((1 << 20) - 4, 4).unwrap();
+            disk.remove(&path).await.unwrap();
+            drop(file);
+            assert_eq!((&old[..], &new[..]), (&b"first"[..], &b"last"[..]));
+        });
+    }
+
+    #[test]
+    fn ranges_beyond_the_end_are_errors_not_faults() {
+        run(async |disk, dir| {
+            let file = disk.open(&dir.join("log"), OpenMode::New).await.unwrap();
+            file.write_at(0, &[b"abc"]).unwrap();
+            for (offset, size) in [(0, 4), (4, 0), (u64::MAX, 1), (1, usize::MAX)] {
+                assert_eq!(file.read_hot(offset, size).unwrap_err().kind, DiskErrorKind::OutOfRange);
+                assert_eq!(
+                    file.read(offset, size).await.unwrap_err().kind,
+                    DiskErrorKind::OutOfRange
+                );
+            }
+            assert_eq!(file.read_hot(3, 0).unwrap(), Bytes::new());
+        });
+    }
+
+    #[test]
+    fn zeroing_keeps_the_rest_and_mapped_slices_see_it() {
+        run(async |disk, dir| {
+            let file = disk.open(&dir.join("log"), OpenMode::New).await.unwrap();
+            file.write_at(0, &[&[7; 20_000]]).unwrap();
+            let slice = file.read_hot(0, 20_000).unwrap();
+            file.zero_range(100, 15_000).await.unwrap();
+            assert_eq!(file.len(), 20_000);
+            assert!(slice[..100].iter().all(|byte| *byte == 7));
+            assert!(slice[100..15_100].iter().all(|byte| *byte == 0));
+            assert!(slice[15_100..].iter().all(|byte| *byte == 7));
+            file.0.write_zeros(0, 20_000).unwrap();
+            assert!(slice.iter().all(|byte| *byte == 0));
+        });
+    }
+
+    #[test]
+    fn unsynced_bytes_stay_below_their_limit() {
+        run(async |disk, dir| {
+            let file = disk.open(&dir.join("log"), OpenMode::New).await.unwrap();
+            let block = vec![1_u8; 8 << 20];
+            for index in 0..48 {
+                file.write_at(index * (8 << 20) % (64 << 20), &[&block]).unwrap();
+                let dirty = file.0.written.load(Ordering::Acquire) - file.0.synced.load(Ordering::Acquire);
+                assert!(dirty <= DIRTY_BYTES_MAX, "{dirty}");
+            }
+            file.sync().await.unwrap();
+            assert_eq!(
+                file.0.written.load(Ordering::Acquire),
+                file.0.synced.load(Ordering::Acquire)
+            );
+        });
+    }
+
+    #[test]
+    fn a_failed_background_sync_answers_every_later_one() {
+        run(async |disk, dir| {
+            let file = disk.open(&dir.join("log"), OpenMode::New).await.unwrap();
+            let lost = DiskError::new(DiskErrorKind::Device, file.path(), "bad sector");
+            file.0.lost.set(lost).unwrap();
+            assert_eq!(file.sync().await.unwrap_err().kind, DiskErrorKind::Device);
+            assert_eq!(file.sync_in_place().unwrap_err().kind, DiskErrorKind::Device);
+        });
+    }
+
+    #[test]
+    fn a_lock_is_exclusive_until_dropped() {
+        run(async |disk, dir| {
+            let path = dir.join("lock");
+            let lock = disk.lock(&path).await.unwrap();
+            let refused = disk.lock(&path).await.err().map(|error| error.kind);
+            assert_eq!(refused, Some(DiskErrorKind::Locked));
+            drop(lock);
+            disk.lock(&path).await.unwrap();
+        });
+    }
+}
