@@ -1,1 +1,18 @@
 //! RocketMQ's remoting wire format, sans-IO: frames, commands, headers, bodies, messages.
+//!
+//! Lenient where real clients are odd, strict in what it writes. Not here: sockets, time, and what a command means.
+
+mod binary_header;
+pub mod code;
+mod command;
+mod ext;
+pub mod frame;
+mod json_header;
+mod language;
+
+pub use command::{Command, VERSION};
+pub use ext::ExtFields;
+pub use language::Language;
+
+/// Text that is a slice of the frame it came in.
+pub type Text = bytestring::ByteString;
