@@ -9,6 +9,8 @@ mod ext;
 pub mod frame;
 mod json_header;
 mod language;
+pub mod message;
+pub mod properties;
 
 pub use command::{Command, VERSION};
 pub use ext::ExtFields;
