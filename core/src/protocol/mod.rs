@@ -7,6 +7,7 @@ pub mod code;
 mod command;
 mod ext;
 pub mod frame;
+pub mod header;
 mod json_header;
 mod language;
 pub mod message;
