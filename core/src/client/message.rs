@@ -124,7 +124,8 @@ impl MessageView {
     pub fn parse(record: &Bytes) -> Result<MessageView, RecordError> {
         let view = RecordView::parse_checked(record)?;
         let text = |bytes: &[u8]| {
-            Text::try_from(record.slice_ref(bytes)).unwrap_or_else(|_| String::from_utf8_lossy(bytes).into_owned().into())
+            Text::try_from(record.slice_ref(bytes))
+                .unwrap_or_else(|_| String::from_utf8_lossy(bytes).into_owned().into())
         };
         let properties = text(view.properties);
         let topic = match properties::get(&*properties, properties::RETRY_TOPIC) {
@@ -249,7 +250,10 @@ mod tests {
     fn a_record_becomes_a_message() {
         let properties = properties::from_pairs([("TAGS", "a"), ("KEYS", "k1 k2"), ("UNIQ_KEY", "id")]);
         let message = MessageView::parse(&record("T", b"body", 0, &properties)).unwrap();
-        assert_eq!((&*message.topic, &message.body[..], message.queue_offset), ("T", &b"body"[..], 42));
+        assert_eq!(
+            (&*message.topic, &message.body[..], message.queue_offset),
+            ("T", &b"body"[..], 42)
+        );
         assert_eq!((message.tag(), message.reconsume_times), (Some("a"), 2));
         assert_eq!(message.keys().collect::<Vec<_>>(), ["k1", "k2"]);
         assert_eq!(message.message_id(), "id");
@@ -289,7 +293,10 @@ mod tests {
         let mut bytes = record("T", b"body", 0, "").to_vec();
         let at = bytes.windows(4).position(|window| window == b"body").unwrap();
         bytes[at] ^= 1;
-        assert!(matches!(MessageView::parse(&bytes.into()), Err(RecordError::Crc { .. })));
+        assert!(matches!(
+            MessageView::parse(&bytes.into()),
+            Err(RecordError::Crc { .. })
+        ));
     }
 
     #[test]

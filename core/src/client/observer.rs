@@ -97,7 +97,9 @@ pub enum RevokeReason {
     /// Another member takes the queue, or the queue is gone from the route.
     Rebalance,
     /// The broker has set the position: out of range ([`PullOutcome::OffsetIllegal`]) or reset by an administrator.
-    OffsetMoved { to: i64 },
+    OffsetMoved {
+        to: i64,
+    },
     /// The queue lock was lost or could not be renewed in time.
     LockLost,
     /// No fetch was answered for 120 s.
@@ -179,7 +181,9 @@ pub struct Lock<'a> {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum LockChange {
     /// Held until this time of our own clock, counted from before the request was sent.
-    Granted { until: Mono },
+    Granted {
+        until: Mono,
+    },
     Refused,
     /// No renewal in time: nothing more is delivered under it.
     Lapsed,

@@ -55,7 +55,11 @@ pub fn decode(bytes: &[u8]) -> Result<OffsetTable, OffsetsError> {
     if file.version != VERSION {
         return Err(OffsetsError::Version(file.version));
     }
-    Ok(file.offsets.into_iter().map(|entry| (entry.queue, entry.offset)).collect())
+    Ok(file
+        .offsets
+        .into_iter()
+        .map(|entry| (entry.queue, entry.offset))
+        .collect())
 }
 
 #[cfg(test)]
@@ -65,7 +69,10 @@ mod tests {
 
     #[test]
     fn a_foreign_version_is_refused() {
-        assert!(matches!(decode(br#"{"version":9,"offsets":[]}"#), Err(OffsetsError::Version(9))));
+        assert!(matches!(
+            decode(br#"{"version":9,"offsets":[]}"#),
+            Err(OffsetsError::Version(9))
+        ));
     }
 
     proptest! {

@@ -132,7 +132,10 @@ impl ProcessQueue {
     pub fn check_invariants(&self) {
         let in_flight = || self.slots.iter().filter(|slot| !slot.is_processed);
         assert_eq!(in_flight().count(), self.in_flight_count);
-        assert_eq!(in_flight().map(|slot| u64::from(slot.size_bytes)).sum::<u64>(), self.in_flight_bytes);
+        assert_eq!(
+            in_flight().map(|slot| u64::from(slot.size_bytes)).sum::<u64>(),
+            self.in_flight_bytes
+        );
         assert!(self.slots.iter().is_sorted_by(|a, b| a.offset < b.offset));
         assert!(self.slots.iter().all(|slot| slot.offset < self.fetched_to));
         assert!(self.slots.front().is_none_or(|slot| !slot.is_processed));

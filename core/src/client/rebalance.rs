@@ -48,7 +48,11 @@ fn average(queue_count: usize, client_count: usize, index: usize) -> Vec<usize> 
     } else {
         queue_count / client_count + usize::from(is_longer)
     };
-    let start = if is_longer { index * size } else { index * size + longer_count };
+    let start = if is_longer {
+        index * size
+    } else {
+        index * size + longer_count
+    };
     (start..queue_count.min(start + size)).collect()
 }
 

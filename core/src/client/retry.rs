@@ -21,7 +21,9 @@ pub enum Fate {
 pub enum Step {
     Return,
     /// Another attempt, on another broker if there is one, with this much time left.
-    Retry { time_left: Duration },
+    Retry {
+        time_left: Duration,
+    },
     GiveUp(GiveUp),
 }
 
@@ -133,7 +135,12 @@ mod tests {
     fn the_total_time_bounds_the_attempts() {
         let mut retries = Retries::new(9, TIMEOUT);
         let step = retries.after(Fate::Unknown, Duration::from_secs(1));
-        assert_eq!(step, Step::Retry { time_left: Duration::from_secs(2) });
+        assert_eq!(
+            step,
+            Step::Retry {
+                time_left: Duration::from_secs(2)
+            }
+        );
         assert_eq!(retries.after(Fate::NotSent, TIMEOUT), Step::GiveUp(GiveUp::Unknown));
     }
 

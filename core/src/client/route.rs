@@ -231,7 +231,10 @@ mod tests {
     fn queues_to_send_to_are_writable_and_have_a_master() {
         let mut data = data(&[("b", 2, 6), ("a", 1, 6), ("r", 1, 4), ("s", 1, 6)]);
         let slave_only = data.brokers.remove("s").unwrap();
-        data.brokers.insert("s".into(), slave_only.into_iter().map(|(_, address)| (1, address)).collect());
+        data.brokers.insert(
+            "s".into(),
+            slave_only.into_iter().map(|(_, address)| (1, address)).collect(),
+        );
         let route = Route::new("T", data, 0);
         assert_eq!(names(&route.publish), ["a0", "b0", "b1"]);
         assert_eq!(route.subscribe.len(), 5);

@@ -110,7 +110,10 @@ mod tests {
 
     #[test]
     fn an_expression_of_bars_is_refused() {
-        assert!(matches!(Subscription::tags("T", "|| ||"), Err(SubscriptionError::NoTag(_))));
+        assert!(matches!(
+            Subscription::tags("T", "|| ||"),
+            Err(SubscriptionError::NoTag(_))
+        ));
     }
 
     proptest! {
