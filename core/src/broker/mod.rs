@@ -1,1 +1,3 @@
-//! The broker: typed operations over tables and store; remoting is one way among others to call them.
+//! A broker: it stores what producers send, hands it to consumers, and keeps what it promised over kill and power loss.
+
+pub mod state;

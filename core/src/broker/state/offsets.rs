@@ -1,0 +1,158 @@
+//! Committed offsets: up to where each group has consumed each queue. Not where a client reads: see `lineage`.
+//!
+//! Invariant: every offset is at least 0. Whether an offset may go back is the proposer's decision: clients of
+//! RocketMQ rewind by committing a lower one.
+
+use std::collections::BTreeMap;
+
+use serde::{Deserialize, Serialize};
+
+use super::topics::DataVersion;
+use crate::runtime::WallMillis;
+use crate::types::Map;
+
+/// Offsets by topic, then group, then queue: each look-up borrows its keys.
+#[derive(Clone, Debug, Default)]
+pub struct Offsets {
+    topics: Map<String, Map<String, BTreeMap<i32, i64>>>,
+    version: DataVersion,
+}
+
+impl Offsets {
+    pub(super) fn commit(&mut self, group: &str, topic: &str, queue_id: i32, offset: i64) {
+        debug_assert!(offset >= 0);
+        let queues = self.topics.get_mut(topic).and_then(|groups| groups.get_mut(group));
+        let queues = match queues {
+            Some(queues) => queues,
+            None => self
+                .topics
+                .entry(topic.to_owned())
+                .or_default()
+                .entry(group.to_owned())
+                .or_default(),
+        };
+        queues.insert(queue_id, offset);
+    }
+
+    pub(super) fn remove_group(&mut self, group: &str) {
+        self.topics.retain(|_, groups| {
+            groups.remove(group);
+            !groups.is_empty()
+        });
+    }
+
+    pub(super) fn remove_topic(&mut self, topic: &str) {
+        self.topics.remove(topic);
+    }
+
+    pub fn get(&self, group: &str, topic: &str, queue_id: i32) -> Option<i64> {
+        self.topics.get(topic)?.get(group)?.get(&queue_id).copied()
+    }
+
+    /// Groups with offsets on a topic, sorted.
+    pub fn groups_of(&self, topic: &str) -> Vec<String> {
+        let mut groups: Vec<String> = self.topics.get(topic).into_iter().flat_map(Map::keys).cloned().collect();
+        groups.sort();
+        groups
+    }
+
+    /// Topics on which a group has offsets, sorted.
+    pub fn topics_of(&self, group: &str) -> Vec<String> {
+        let with_group = self.topics.iter().filter(|(_, groups)| groups.contains_key(group));
+        let mut topics: Vec<String> = with_group.map(|(topic, _)| topic.clone()).collect();
+        topics.sort();
+        topics
+    }
+
+    /// Every entry as (group, topic, queue, offset), sorted.
+    pub fn entries(&self) -> Vec<(String, String, i32, i64)> {
+        let mut all = Vec::new();
+        for (topic, groups) in &self.topics {
+            for (group, queues) in groups {
+                all.extend(queues.iter().map(|(queue, offset)| (group.clone(), topic.clone(), *queue, *offset)));
+            }
+        }
+        all.sort();
+        all
+    }
+
+    pub fn save(&mut self, now: WallMillis) -> SavedOffsets {
+        self.version.raise(now);
+        let mut table: BTreeMap<String, BTreeMap<i32, i64>> = BTreeMap::new();
+        for (topic, groups) in &self.topics {
+            for (group, queues) in groups {
+                table.insert(format!("{topic}@{group}"), queues.clone());
+            }
+        }
+        SavedOffsets {
+            data_version: self.version,
+            offset_table: table,
+        }
+    }
+
+    /// Takes over a saved table; keys that are not `topic@group` are left out and returned.
+    pub fn restore(&mut self, saved: SavedOffsets) -> Vec<String> {
+        let mut refused = Vec::new();
+        for (key, queues) in saved.offset_table {
+            let Some((topic, group)) = key.split_once('@').filter(|(_, group)| !group.contains('@')) else {
+                refused.push(key);
+                continue;
+            };
+            for (queue, offset) in queues {
+                if queue >= 0 && offset >= 0 {
+                    self.commit(group, topic, queue, offset);
+                }
+            }
+        }
+        self.version = saved.data_version;
+        refused
+    }
+
+    pub fn check_invariants(&self) {
+        for groups in self.topics.values() {
+            for queues in groups.values() {
+                assert!(queues.values().all(|offset| *offset >= 0), "offsets are not negative");
+            }
+        }
+    }
+}
+
+/// `config/consumerOffset.json`.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", default)]
+pub struct SavedOffsets {
+    pub data_version: DataVersion,
+    pub offset_table: BTreeMap<String, BTreeMap<i32, i64>>,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn offsets_are_kept_per_group_topic_and_queue() {
+        let mut offsets = Offsets::default();
+        offsets.commit("g", "T", 0, 5);
+        offsets.commit("g", "T", 1, 7);
+        offsets.commit("h", "T", 0, 1);
+        offsets.commit("g", "T", 0, 4);
+        assert_eq!(offsets.get("g", "T", 0), Some(4));
+        assert_eq!(offsets.get("g", "U", 0), None);
+        assert_eq!(offsets.groups_of("T"), ["g", "h"]);
+        assert_eq!(offsets.topics_of("g"), ["T"]);
+        offsets.remove_group("g");
+        assert_eq!(offsets.get("g", "T", 1), None);
+        assert_eq!(offsets.get("h", "T", 0), Some(1));
+    }
+
+    #[test]
+    fn a_saved_table_comes_back() {
+        let mut offsets = Offsets::default();
+        offsets.commit("g", "T", 3, 12);
+        offsets.commit("g", "%RETRY%g", 0, 2);
+        let text = serde_json::to_string(&offsets.save(WallMillis(7))).unwrap();
+        let mut restored = Offsets::default();
+        assert!(restored.restore(serde_json::from_str(&text).unwrap()).is_empty());
+        assert_eq!(restored.entries(), offsets.entries());
+    }
+}
