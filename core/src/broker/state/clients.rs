@@ -75,7 +75,11 @@ impl ConsumerGroup {
 
     /// Client ids, each once even while a client is changing its connection.
     pub fn client_ids(&self) -> Vec<String> {
-        let ids: BTreeSet<&str> = self.members.values().map(|member| member.client.client_id.as_str()).collect();
+        let ids: BTreeSet<&str> = self
+            .members
+            .values()
+            .map(|member| member.client.client_id.as_str())
+            .collect();
         ids.into_iter().map(str::to_owned).collect()
     }
 
@@ -86,7 +90,8 @@ impl ConsumerGroup {
             match self.subscriptions.get_mut(&subscription.topic) {
                 None => {
                     changed = true;
-                    self.subscriptions.insert(subscription.topic.clone(), Arc::new(subscription));
+                    self.subscriptions
+                        .insert(subscription.topic.clone(), Arc::new(subscription));
                 }
                 Some(known) if subscription.version > known.version => *known = Arc::new(subscription),
                 Some(_) => {}
@@ -130,11 +135,24 @@ impl Clients {
             seen: now,
         };
         let known = self.connections.get_mut(&connection).expect("connected above");
-        for group in beat.producers.iter().filter(|group| !group.is_empty()).take(GROUPS_PER_CLIENT_MAX) {
-            self.producers.entry(group.clone()).or_default().insert(connection, member());
+        for group in beat
+            .producers
+            .iter()
+            .filter(|group| !group.is_empty())
+            .take(GROUPS_PER_CLIENT_MAX)
+        {
+            self.producers
+                .entry(group.clone())
+                .or_default()
+                .insert(connection, member());
             known.producers.insert(group.clone());
         }
-        for entry in beat.consumers.iter().filter(|entry| !entry.group.is_empty()).take(GROUPS_PER_CLIENT_MAX) {
+        for entry in beat
+            .consumers
+            .iter()
+            .filter(|entry| !entry.group.is_empty())
+            .take(GROUPS_PER_CLIENT_MAX)
+        {
             let is_new_group = !self.consumers.contains_key(&entry.group);
             if is_new_group && entry.subscriptions.is_none() {
                 outcome.subscriptions_wanted = true;
@@ -282,7 +300,10 @@ impl Clients {
 
     /// Groups with a member that subscribes to the topic, sorted.
     pub fn groups_subscribed_to(&self, topic: &str) -> Vec<String> {
-        let with_topic = self.consumers.iter().filter(|(_, group)| group.subscriptions.contains_key(topic));
+        let with_topic = self
+            .consumers
+            .iter()
+            .filter(|(_, group)| group.subscriptions.contains_key(topic));
         let mut groups: Vec<String> = with_topic.map(|(name, _)| name.clone()).collect();
         groups.sort();
         groups
@@ -296,18 +317,27 @@ impl Clients {
         for (name, group) in &self.consumers {
             assert!(!group.members.is_empty(), "a group without members does not exist");
             for connection in group.members.keys() {
-                assert!(self.connections[connection].consumers.contains(name), "a member is connected");
+                assert!(
+                    self.connections[connection].consumers.contains(name),
+                    "a member is connected"
+                );
             }
         }
         for (name, members) in &self.producers {
             assert!(!members.is_empty(), "a group without members does not exist");
             for connection in members.keys() {
-                assert!(self.connections[connection].producers.contains(name), "a producer is connected");
+                assert!(
+                    self.connections[connection].producers.contains(name),
+                    "a producer is connected"
+                );
             }
         }
         for (id, connection) in &self.connections {
             for group in &connection.consumers {
-                assert!(self.consumers[group].members.contains_key(id), "a connection's group knows it");
+                assert!(
+                    self.consumers[group].members.contains_key(id),
+                    "a connection's group knows it"
+                );
             }
         }
     }
@@ -349,8 +379,18 @@ mod tests {
         let mut clients = Clients::default();
         let first = clients.heartbeat(1, &beat("a", "g", &[("T", 1)]), Mono(0));
         assert_eq!(first.changed_groups, ["g"]);
-        assert!(clients.heartbeat(1, &beat("a", "g", &[("T", 1)]), Mono(1)).changed_groups.is_empty());
-        assert_eq!(clients.heartbeat(2, &beat("b", "g", &[("T", 1)]), Mono(1)).changed_groups, ["g"]);
+        assert!(
+            clients
+                .heartbeat(1, &beat("a", "g", &[("T", 1)]), Mono(1))
+                .changed_groups
+                .is_empty()
+        );
+        assert_eq!(
+            clients
+                .heartbeat(2, &beat("b", "g", &[("T", 1)]), Mono(1))
+                .changed_groups,
+            ["g"]
+        );
         assert_eq!(clients.consumer_group("g").unwrap().client_ids(), ["a", "b"]);
         assert_eq!(clients.leave(1), ["g"]);
         assert_eq!(clients.consumer_group("g").unwrap().client_ids(), ["b"]);

@@ -59,7 +59,10 @@ fn parse_level(text: &str) -> Result<Duration, LevelError> {
         _ => return Err(error()),
     };
     let count: u64 = text[..text.len() - 1].parse().map_err(|_| error())?;
-    count.checked_mul(seconds_per_unit).map(Duration::from_secs).ok_or_else(error)
+    count
+        .checked_mul(seconds_per_unit)
+        .map(Duration::from_secs)
+        .ok_or_else(error)
 }
 
 #[derive(Clone, Debug, Default)]

@@ -224,7 +224,10 @@ mod tests {
         assert_eq!(group.retry_max_times, 3);
         assert!(group.consume_enable, "absent members have RocketMQ's defaults");
         let saved = groups.save();
-        assert_eq!(saved.subscription_group_table["g"].group_retry_policy["type"], "EXPONENTIAL");
+        assert_eq!(
+            saved.subscription_group_table["g"].group_retry_policy["type"],
+            "EXPONENTIAL"
+        );
         groups.check_invariants();
     }
 

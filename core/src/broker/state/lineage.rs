@@ -112,7 +112,10 @@ impl Lineage {
             return true;
         }
         let asked = (position.queue_id, position.offset);
-        reader.looked_up.get(position.topic).is_some_and(|answers| answers.contains(&asked))
+        reader
+            .looked_up
+            .get(position.topic)
+            .is_some_and(|answers| answers.contains(&asked))
     }
 
     /// The reader was handed everything below `position.offset`, from a believed position on.
@@ -124,7 +127,8 @@ impl Lineage {
             self.readers.clear();
             self.served_count = 0;
         }
-        let queues = entry(&mut entry(&mut entry(&mut self.readers, reader).served, position.group), position.topic);
+        let reader = entry(&mut self.readers, reader);
+        let queues = entry(entry(&mut reader.served, position.group), position.topic);
         match queues.get_mut(&position.queue_id) {
             Some(next) => *next = position.offset.max(*next),
             None => {
@@ -193,7 +197,11 @@ mod tests {
         lineage.served("c", at(112));
         assert_eq!(lineage.judge(&["c"], at(112), None), Ok(()));
         assert_eq!(lineage.judge(&["d"], at(112), None), Err(80), "another client was not");
-        assert_eq!(lineage.judge(&["d"], at(112), Some(112)), Ok(()), "unless its group has committed there");
+        assert_eq!(
+            lineage.judge(&["d"], at(112), Some(112)),
+            Ok(()),
+            "unless its group has committed there"
+        );
         assert_eq!(lineage.judge(&["d"], at(120), Some(112)), Err(112));
     }
 

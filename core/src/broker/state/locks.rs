@@ -112,7 +112,9 @@ impl QueueLocks {
     }
 
     pub fn owner(&self, now: Mono, group: &str, topic: &str, queue_id: i32) -> Option<&str> {
-        let holder = self.holder(group, topic, queue_id).filter(|holder| now < holder.until)?;
+        let holder = self
+            .holder(group, topic, queue_id)
+            .filter(|holder| now < holder.until)?;
         Some(&holder.owner)
     }
 
@@ -218,7 +220,11 @@ mod tests {
         assert_eq!(restarted.judge(seconds(100), "g", "T", 0, "a"), Verdict::Renew);
         assert_eq!(restarted.judge(seconds(159), "g", "T", 0, "b"), Verdict::Refuse);
         assert_eq!(restarted.judge(seconds(160), "g", "T", 0, "b"), Verdict::Take);
-        assert_eq!(restarted.judge(seconds(100), "g", "T", 1, "b"), Verdict::Take, "never locked");
+        assert_eq!(
+            restarted.judge(seconds(100), "g", "T", 1, "b"),
+            Verdict::Take,
+            "never locked"
+        );
     }
 
     #[test]

@@ -146,7 +146,10 @@ impl Tables {
         match change {
             Change::PutTopic(config) => {
                 self.topics.put(config, now);
-                Effects::touching(Touched { topics: true, ..untouched })
+                Effects::touching(Touched {
+                    topics: true,
+                    ..untouched
+                })
             }
             Change::RemoveTopic { topic } => {
                 self.topics.remove(topic, now);
@@ -159,7 +162,10 @@ impl Tables {
             }
             Change::PutGroup(config) => {
                 self.groups.put(config, now);
-                Effects::touching(Touched { groups: true, ..untouched })
+                Effects::touching(Touched {
+                    groups: true,
+                    ..untouched
+                })
             }
             Change::RemoveGroup { group, and_offsets } => {
                 self.groups.remove(group, now);
@@ -179,11 +185,17 @@ impl Tables {
                 offset,
             } => {
                 self.offsets.commit(group, topic, queue_id, offset);
-                Effects::touching(Touched { offsets: true, ..untouched })
+                Effects::touching(Touched {
+                    offsets: true,
+                    ..untouched
+                })
             }
             Change::Delivered { level, next_offset } => {
                 self.delays.advance(level, next_offset);
-                Effects::touching(Touched { delays: true, ..untouched })
+                Effects::touching(Touched {
+                    delays: true,
+                    ..untouched
+                })
             }
             Change::Lock {
                 group,
@@ -285,6 +297,9 @@ mod tests {
             now: Mono(0),
         };
         assert!(tables.apply(lock(), WallMillis(0)).touched.locks);
-        assert!(!tables.apply(lock(), WallMillis(0)).touched.locks, "a renewal is not saved");
+        assert!(
+            !tables.apply(lock(), WallMillis(0)).touched.locks,
+            "a renewal is not saved"
+        );
     }
 }

@@ -51,7 +51,13 @@ impl Offsets {
 
     /// Groups with offsets on a topic, sorted.
     pub fn groups_of(&self, topic: &str) -> Vec<String> {
-        let mut groups: Vec<String> = self.topics.get(topic).into_iter().flat_map(Map::keys).cloned().collect();
+        let mut groups: Vec<String> = self
+            .topics
+            .get(topic)
+            .into_iter()
+            .flat_map(Map::keys)
+            .cloned()
+            .collect();
         groups.sort();
         groups
     }
@@ -69,7 +75,11 @@ impl Offsets {
         let mut all = Vec::new();
         for (topic, groups) in &self.topics {
             for (group, queues) in groups {
-                all.extend(queues.iter().map(|(queue, offset)| (group.clone(), topic.clone(), *queue, *offset)));
+                all.extend(
+                    queues
+                        .iter()
+                        .map(|(queue, offset)| (group.clone(), topic.clone(), *queue, *offset)),
+                );
             }
         }
         all.sort();

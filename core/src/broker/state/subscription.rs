@@ -93,6 +93,9 @@ mod tests {
 
     #[test]
     fn codes_are_java_hashes() {
-        assert_eq!(Subscription::tags("T", "TagA || TagZ", 1).codes(), [2_598_919, 2_598_944]);
+        assert_eq!(
+            Subscription::tags("T", "TagA || TagZ", 1).codes(),
+            [2_598_919, 2_598_944]
+        );
     }
 }

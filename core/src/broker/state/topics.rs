@@ -138,7 +138,11 @@ pub fn check_name(name: &str) -> Result<(), NameError> {
         return Err(NameError::IllegalCharacters);
     }
     let derived = name.starts_with(RETRY_PREFIX) || name.starts_with(DEAD_LETTER_PREFIX);
-    let max = if derived { DERIVED_NAME_BYTES_MAX } else { NAME_BYTES_MAX };
+    let max = if derived {
+        DERIVED_NAME_BYTES_MAX
+    } else {
+        NAME_BYTES_MAX
+    };
     if name.len() > max {
         return Err(NameError::TooLong { max });
     }
@@ -340,9 +344,10 @@ mod tests {
 
     #[test]
     fn a_bad_entry_of_a_saved_table_is_left_out() {
-        let saved: SavedTopics =
-            serde_json::from_str(r#"{"topicConfigTable":{"a b":{},"Good":{"perm":6,"writeQueueNums":2,"readQueueNums":2,"new":1}}}"#)
-                .unwrap();
+        let saved: SavedTopics = serde_json::from_str(
+            r#"{"topicConfigTable":{"a b":{},"Good":{"perm":6,"writeQueueNums":2,"readQueueNums":2,"new":1}}}"#,
+        )
+        .unwrap();
         let mut topics = Topics::default();
         assert_eq!(topics.restore(saved), vec!["a b".to_owned()]);
         assert_eq!(topics.get("Good").unwrap().write_queue_nums, 2);
