@@ -199,8 +199,10 @@ fn any_command() -> impl Strategy<Value = Command> {
     })
 }
 
+type Decoded = (i64, Option<String>, Vec<(String, String)>);
+
 /// The slow twin of the JSON scanner.
-fn decode_by_serde(header: &str) -> Option<(i64, Option<String>, Vec<(String, String)>)> {
+fn decode_by_serde(header: &str) -> Option<Decoded> {
     let value: serde_json::Value = serde_json::from_str(header).ok()?;
     let object = value.as_object()?;
     let code = object.get("code").map_or(Some(0), serde_json::Value::as_i64)?;

@@ -3,6 +3,7 @@
 //! Lenient where real clients are odd, strict in what it writes. Not here: sockets, time, and what a command means.
 
 mod binary_header;
+pub mod body;
 pub mod code;
 mod command;
 mod ext;

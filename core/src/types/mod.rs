@@ -1,6 +1,7 @@
 //! Words of the domain as types, and maps whose order does not depend on a random seed.
 
-use serde::{Deserialize, Serialize};
+use serde::ser::SerializeStruct;
+use serde::{Deserialize, Serialize, Serializer};
 
 /// Hash map with a fixed hash function: fast, and the same run gives the same order. Sort before showing order to anyone.
 #[allow(clippy::disallowed_types)]
@@ -21,10 +22,21 @@ pub struct QueueOffset(pub i64);
 pub struct PhysicalOffset(pub u64);
 
 /// A queue of a topic on one broker.
-#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub struct MessageQueue {
     pub topic: String,
     pub broker_name: String,
     pub queue_id: i32,
+}
+
+/// Members in alphabetical order, as fastjson writes them.
+impl Serialize for MessageQueue {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        let mut members = serializer.serialize_struct("MessageQueue", 3)?;
+        members.serialize_field("brokerName", &self.broker_name)?;
+        members.serialize_field("queueId", &self.queue_id)?;
+        members.serialize_field("topic", &self.topic)?;
+        members.end()
+    }
 }
