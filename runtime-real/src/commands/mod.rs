@@ -1,0 +1,3 @@
+//! The commands of `orrery`, one file each.
+
+pub(crate) mod bench;
