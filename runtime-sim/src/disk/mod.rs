@@ -1,0 +1,631 @@
+//! Simulated disks. This file is the fault model; a store that survives it survives what real disks do.
+//!
+//! # What a disk holds
+//!
+//! Each node has one disk. It outlives processes and boots. Every file has two contents, every directory two lists of
+//! names: *cached*, which all reads see, and *durable*, which the device holds. A write changes the cached content.
+//! [`File::sync`](orrery_core::runtime::File::sync) makes one file's data and length durable;
+//! [`Disk::sync_dir`](orrery_core::runtime::Disk::sync_dir) makes the names in one directory durable. A file's data can
+//! be durable while its name is not: then a power loss takes the file. Nothing else orders anything: two unsynced writes
+//! may reach the device in either order, or one without the other, as on a drive with a volatile cache.
+//!
+//! The kernel writes back by itself what is older than 30 s, and, when a disk's dirty bytes pass
+//! [`DiskProfile::dirty_limit_bytes`], all of it while the writer waits. That never makes a *name* durable.
+//!
+//! # What can go wrong
+//!
+//! | fault | how it is injected | what the store must do | property that watches |
+//! |---|---|---|---|
+//! | process killed | [`World::kill`](crate::World::kill): cached state stays, locks are released | lose nothing, in any flush mode | C05, C12, C25 |
+//! | power loss | [`World::power_loss`](crate::World::power_loss): each unsynced write is kept, lost, or torn at 512 B sectors; each unsynced name kept or lost | recover to a prefix that holds everything acknowledged after a sync | C02, C04, C05 |
+//! | torn write | part of power loss: any subset of the sectors of one write | find the tear by checksum, cut there, never hand it out | C01, C04 |
+//! | reordered writes | part of power loss: a later write survives an earlier one | not to trust a valid record behind an invalid one | C01, C02, C04 |
+//! | lost name | creation, removal or rename undone by power loss | `sync_dir` before promising; accept old and new name | C05 |
+//! | device full | [`DiskProfile::capacity_bytes`] | refuse sends with a code, keep serving reads, go on when there is room | C05, C27 |
+//! | write error | [`DiskFaults::write_error`] | treat the range as unknown; acknowledge nothing in it | C02, C05 |
+//! | read error | [`DiskFaults::read_error`] | answer with an error, never with other bytes | C01 |
+//! | failed sync | [`DiskFaults::sync_error`]: what was unsynced stays visible but no later sync writes it (Linux marks the pages clean) | acknowledge nothing since the last success; stop or rewrite, not merely retry | C05 |
+//! | lying sync | [`DiskFaults::sync_lie`]: success, nothing durable | cannot be defended on one node; excused by the budget, counted | C05 (control: must be able to fail) |
+//! | slow sync | [`DiskFaults::sync_slow_by`] on top of [`DiskProfile::sync_latency`] | group commits; time-outs answered with their own code | C05, C27 |
+//! | stall | [`World::stall_disk`](crate::World::stall_disk): a write stands still until it is over, and the whole node with it, as when a kernel blocks every worker | survive looking dead: leases expire, then it comes back | C14, C26, C27 |
+//! | bit rot | [`World::rot`](crate::World::rot): bits flip, for readers and on the device | find it by checksum; report, never hand out | C01, C25 |
+//! | lost disk | [`World::wipe_disk`](crate::World::wipe_disk) | start empty; be repaired by replicas | C05 with its budget |
+//! | dirty limit | [`DiskProfile::dirty_limit_bytes`]: the writer waits for write-back | bound its own unflushed bytes | C27 |
+//! | lock held | a second [`Disk::lock`](orrery_core::runtime::Disk::lock) while the first process lives | refuse to start | C22 |
+//!
+//! Not modelled: misdirected writes, a file system that repairs or reorders metadata on its own, hard links, sparse
+//! accounting (a file takes its length).
+//!
+//! # Time
+//!
+//! Writes take none, as they copy into a cache. Everything asynchronous queues behind [`DiskProfile::bytes_per_second`]
+//! and takes a latency drawn by operation. `sync_in_place` and a stalled write take the *node's* time: the code that
+//! called them goes on at once in the simulator, but sees its clock at the end of the wait, its packets leave then, and
+//! no task of the node runs before.
+
+mod handle;
+mod image;
+mod tree;
+
+use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use bytes::{Bytes, BytesMut};
+use orrery_core::runtime::{DiskError, DiskErrorKind, Entry, OpenMode, Space, WallMillis};
+
+pub use handle::{SimDisk, SimFile, SimLock};
+
+use crate::effects::Effects;
+use crate::random::Draw;
+use image::Image;
+use tree::{Name, Tree, normal};
+
+/// The kernel writes dirty pages back at this age.
+const WRITE_BACK_AGE_NS: u64 = 30_000_000_000;
+
+/// Bytes that a name or an empty file takes.
+const NAME_SIZE: u64 = 4096;
+
+/// A device and how the kernel drives it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct DiskProfile {
+    pub capacity_bytes: u64,
+    /// Sequential throughput.
+    pub bytes_per_second: u64,
+    /// A sync takes between these, plus the time to write what is dirty.
+    pub sync_latency: (Duration, Duration),
+    /// Any other asynchronous operation takes between these, plus the time to read.
+    pub latency: (Duration, Duration),
+    /// Unsynced bytes of the whole disk; a write beyond waits for write-back.
+    pub dirty_limit_bytes: u64,
+}
+
+impl Default for DiskProfile {
+    /// A flash drive with power-loss protection switched off.
+    fn default() -> Self {
+        DiskProfile {
+            capacity_bytes: 64 << 30,
+            bytes_per_second: 1 << 30,
+            sync_latency: (Duration::from_micros(300), Duration::from_micros(1500)),
+            latency: (Duration::from_micros(20), Duration::from_micros(120)),
+            dirty_limit_bytes: 256 << 20,
+        }
+    }
+}
+
+/// Probabilities per operation.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct DiskFaults {
+    pub read_error: f64,
+    pub write_error: f64,
+    pub sync_error: f64,
+    pub sync_lie: f64,
+    /// Added to every sync.
+    pub sync_slow_by: Duration,
+}
+
+struct Inode {
+    image: Image,
+    handles: usize,
+    modified: WallMillis,
+}
+
+/// What an operation needs to know of its moment.
+#[derive(Clone, Copy)]
+struct Moment {
+    now: u64,
+    wall: WallMillis,
+}
+
+/// A sync that has begun.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+struct Sync {
+    file: u64,
+    upto: u64,
+    verdict: SyncVerdict,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum SyncVerdict {
+    Honest,
+    Lie,
+    Error,
+}
+
+/// The disk of one node.
+pub(crate) struct Disk {
+    draw: Draw,
+    profile: DiskProfile,
+    faults: DiskFaults,
+    tree: Tree,
+    inodes: BTreeMap<u64, Inode>,
+    inode_count: u64,
+    locks: BTreeMap<PathBuf, u64>,
+    lock_count: u64,
+    /// Sum of file lengths and names.
+    used: u64,
+    dirty: u64,
+    operations: u64,
+    /// Counts boots: handles of an earlier one are dead.
+    epoch: u64,
+    stalled_until: u64,
+    busy_until: u64,
+}
+
+/// Made by the world.
+impl Disk {
+    pub(crate) fn new(seed: u64, node: usize) -> Disk {
+        Disk {
+            draw: Draw::new(seed, "disk").with(node as u64),
+            profile: DiskProfile::default(),
+            faults: DiskFaults::default(),
+            tree: Tree::default(),
+            inodes: BTreeMap::new(),
+            inode_count: 0,
+            locks: BTreeMap::new(),
+            lock_count: 0,
+            used: 0,
+            dirty: 0,
+            operations: 0,
+            epoch: 0,
+            stalled_until: 0,
+            busy_until: 0,
+        }
+    }
+
+    pub(crate) fn profile(&self) -> &DiskProfile {
+        &self.profile
+    }
+
+    pub(crate) fn set_profile(&mut self, profile: DiskProfile) {
+        self.profile = profile;
+    }
+
+    pub(crate) fn set_faults(&mut self, faults: DiskFaults) {
+        self.faults = faults;
+    }
+
+    pub(crate) fn stall_until(&mut self, until: u64) {
+        self.stalled_until = self.stalled_until.max(until);
+    }
+
+    pub(crate) fn wipe(&mut self) {
+        self.tree = Tree::default();
+        self.inodes.clear();
+        self.used = 0;
+        self.dirty = 0;
+        self.epoch += 1;
+    }
+
+    pub(crate) fn rot(&mut self, under: &Path, bits: u64) -> u64 {
+        let files: Vec<u64> = self.tree.files_below(&normal(under)).collect();
+        let sizes: Vec<u64> = files
+            .iter()
+            .map(|file| self.inodes[file].image.written_bytes())
+            .collect();
+        let total: u64 = sizes.iter().sum();
+        if total == 0 {
+            return 0;
+        }
+        for _ in 0..bits {
+            let draw = self.next_draw("rot");
+            let mut position = draw.below(total);
+            for (file, size) in files.iter().zip(&sizes) {
+                if position < *size {
+                    let inode = self.inodes.get_mut(file).expect("listed above");
+                    inode.image.flip(position, (draw.with(1).bits() % 8) as u8);
+                    break;
+                }
+                position -= size;
+            }
+        }
+        bits
+    }
+
+    /// The process is gone: its handles and locks with it.
+    pub(crate) fn release_process(&mut self) {
+        self.locks.clear();
+        for inode in self.inodes.values_mut() {
+            inode.handles = 0;
+        }
+        self.collect_garbage();
+    }
+
+    pub(crate) fn power_loss(&mut self, now: u64, epoch: u64, effects: &mut Effects) {
+        let draw = self.draw.with(0x706f_7765).with(epoch);
+        self.epoch += 1;
+        self.stalled_until = 0;
+        self.busy_until = 0;
+        self.tree.power_loss(draw, effects);
+        self.collect_garbage();
+        for (file, inode) in &mut self.inodes {
+            inode.image.power_loss(now, draw.with(*file), effects);
+        }
+        self.dirty = 0;
+        self.used = self.inodes.values().map(|inode| inode.image.len() + NAME_SIZE).sum();
+    }
+
+    fn next_draw(&mut self, purpose: &str) -> Draw {
+        self.operations += 1;
+        self.draw.with(Draw::new(0, purpose).bits()).with(self.operations)
+    }
+
+    /// When an operation that moves `bytes` and takes `latency` is done.
+    fn done_at(&mut self, now: u64, bytes: u64, latency: (Duration, Duration)) -> u64 {
+        let latency = self.next_draw("latency").between(latency.0, latency.1);
+        let start = now.max(self.stalled_until).max(self.busy_until);
+        self.busy_until = start + transfer_ns(bytes, self.profile.bytes_per_second);
+        self.busy_until + latency.as_nanos() as u64
+    }
+}
+
+/// Names.
+impl Disk {
+    fn open(&mut self, moment: Moment, path: &Path, mode: OpenMode) -> Result<u64, DiskError> {
+        let path = normal(path);
+        let found = match self.tree.get(&path) {
+            Some(Name::Dir) => return Err(fail(DiskErrorKind::Other, &path, "is a directory")),
+            Some(Name::File(file)) => Some(file),
+            None => None,
+        };
+        let file = match (found, mode) {
+            (Some(_), OpenMode::New) => return Err(fail(DiskErrorKind::AlreadyExists, &path, "exists already")),
+            (Some(file), _) => file,
+            (None, OpenMode::Existing) => return Err(not_found(&path)),
+            (None, _) => self.create_file(moment, &path)?,
+        };
+        self.inode(file).handles += 1;
+        Ok(file)
+    }
+
+    fn create_file(&mut self, moment: Moment, path: &Path) -> Result<u64, DiskError> {
+        self.parent_exists(path)?;
+        self.reserve(path, NAME_SIZE)?;
+        self.inode_count += 1;
+        let inode = Inode {
+            image: Image::default(),
+            handles: 0,
+            modified: moment.wall,
+        };
+        self.inodes.insert(self.inode_count, inode);
+        self.tree.create(path.to_owned(), Name::File(self.inode_count));
+        Ok(self.inode_count)
+    }
+
+    fn create_dir_all(&mut self, path: &Path) -> Result<(), DiskError> {
+        let path = normal(path);
+        let mut missing = Vec::new();
+        for ancestor in path.ancestors() {
+            match self.tree.get(ancestor) {
+                Some(Name::Dir) => break,
+                Some(Name::File(_)) => return Err(fail(DiskErrorKind::AlreadyExists, ancestor, "is a file")),
+                None => missing.push(ancestor.to_owned()),
+            }
+        }
+        for path in missing.into_iter().rev() {
+            self.tree.create(path, Name::Dir);
+        }
+        Ok(())
+    }
+
+    fn rename(&mut self, from: &Path, to: &Path) -> Result<(), DiskError> {
+        let (from, to) = (normal(from), normal(to));
+        let name = self.tree.get(&from).ok_or_else(|| not_found(&from))?;
+        self.parent_exists(&to)?;
+        match (name, self.tree.get(&to)) {
+            _ if from == to => return Ok(()),
+            (_, None) | (Name::File(_), Some(Name::File(_))) => {}
+            (Name::File(_), Some(Name::Dir)) => return Err(fail(DiskErrorKind::Other, &to, "is a directory")),
+            (Name::Dir, Some(_)) => return Err(fail(DiskErrorKind::AlreadyExists, &to, "exists already")),
+        }
+        if name == Name::Dir && to.starts_with(&from) {
+            return Err(fail(DiskErrorKind::Other, &to, "lies inside of what is renamed"));
+        }
+        self.tree.rename(from, to);
+        self.collect_garbage();
+        Ok(())
+    }
+
+    fn remove(&mut self, path: &Path) -> Result<(), DiskError> {
+        let path = normal(path);
+        match self.tree.get(&path) {
+            None => Err(not_found(&path)),
+            Some(Name::Dir) => Err(fail(DiskErrorKind::Other, &path, "is a directory")),
+            Some(Name::File(_)) => {
+                self.tree.remove(path);
+                self.collect_garbage();
+                Ok(())
+            }
+        }
+    }
+
+    fn remove_dir(&mut self, path: &Path) -> Result<(), DiskError> {
+        let path = normal(path);
+        match self.tree.get(&path) {
+            None => return Err(not_found(&path)),
+            Some(Name::File(_)) => return Err(fail(DiskErrorKind::Other, &path, "is no directory")),
+            Some(Name::Dir) => {}
+        }
+        if path.as_os_str().is_empty() || self.tree.children(&path).next().is_some() {
+            return Err(fail(DiskErrorKind::Other, &path, "is not empty"));
+        }
+        self.tree.remove(path);
+        Ok(())
+    }
+
+    fn list(&self, path: &Path) -> Result<Vec<Entry>, DiskError> {
+        let path = self.directory(path)?;
+        let entries = self.tree.children(&path).map(|(child, name)| Entry {
+            name: child.file_name().unwrap_or_default().to_string_lossy().into_owned(),
+            is_dir: name == Name::Dir,
+        });
+        Ok(entries.collect())
+    }
+
+    fn sync_dir(&mut self, path: &Path) -> Result<(), DiskError> {
+        let path = self.directory(path)?;
+        self.tree.sync_dir(&path);
+        self.collect_garbage();
+        Ok(())
+    }
+
+    fn lock(&mut self, moment: Moment, path: &Path) -> Result<u64, DiskError> {
+        let path = normal(path);
+        match self.tree.get(&path) {
+            Some(Name::Dir) => return Err(fail(DiskErrorKind::Other, &path, "is a directory")),
+            Some(Name::File(_)) => {}
+            None => {
+                self.create_file(moment, &path)?;
+            }
+        }
+        if self.locks.contains_key(&path) {
+            return Err(fail(DiskErrorKind::Locked, &path, "is locked by another holder"));
+        }
+        self.lock_count += 1;
+        self.locks.insert(path, self.lock_count);
+        Ok(self.lock_count)
+    }
+
+    fn unlock(&mut self, lock: u64) {
+        self.locks.retain(|_, holder| *holder != lock);
+    }
+
+    fn space(&self) -> Space {
+        Space {
+            total_bytes: self.profile.capacity_bytes,
+            available_bytes: self.profile.capacity_bytes.saturating_sub(self.used),
+        }
+    }
+
+    fn directory(&self, path: &Path) -> Result<PathBuf, DiskError> {
+        let path = normal(path);
+        match self.tree.get(&path) {
+            Some(Name::Dir) => Ok(path),
+            Some(Name::File(_)) => Err(fail(DiskErrorKind::Other, &path, "is no directory")),
+            None => Err(not_found(&path)),
+        }
+    }
+
+    fn parent_exists(&self, path: &Path) -> Result<(), DiskError> {
+        match path.parent() {
+            Some(parent) => self.directory(parent).map(|_| ()),
+            None => Err(fail(DiskErrorKind::Other, path, "is the root")),
+        }
+    }
+
+    /// Frees what no name and no handle leads to.
+    fn collect_garbage(&mut self) {
+        let dead: Vec<u64> = self
+            .inodes
+            .iter()
+            .filter(|(file, inode)| inode.handles == 0 && !self.tree.refers_to(**file))
+            .map(|(file, _)| *file)
+            .collect();
+        for file in dead {
+            if let Some(inode) = self.inodes.remove(&file) {
+                self.used -= inode.image.len() + NAME_SIZE;
+                self.dirty -= inode.image.unsynced_bytes();
+            }
+        }
+    }
+}
+
+/// Contents. Files are known to exist: a living handle keeps its inode.
+impl Disk {
+    fn inode(&mut self, file: u64) -> &mut Inode {
+        self.inodes.get_mut(&file).expect("an open file has an inode")
+    }
+
+    fn close(&mut self, file: u64) {
+        let inode = self.inode(file);
+        inode.handles -= 1;
+        if inode.handles == 0 && !self.tree.refers_to(file) {
+            self.collect_garbage();
+        }
+    }
+
+    fn len(&self, file: u64) -> u64 {
+        self.inodes.get(&file).map_or(0, |inode| inode.image.len())
+    }
+
+    fn read(&self, path: &Path, file: u64, offset: u64, size: usize) -> Result<Bytes, DiskError> {
+        let len = self.len(file);
+        let end = offset.checked_add(size as u64).filter(|&end| end <= len);
+        if end.is_none() {
+            let message = format!("{size} bytes at {offset} lie outside of {len}");
+            return Err(fail(DiskErrorKind::OutOfRange, path, message));
+        }
+        Ok(self.inodes[&file].image.read(offset, size))
+    }
+
+    fn read_fails(&mut self, path: &Path, effects: &mut Effects) -> Result<(), DiskError> {
+        let draw = self.next_draw("read");
+        if draw.happens(self.faults.read_error) {
+            effects.reads_failed += 1;
+            return Err(fail(DiskErrorKind::Device, path, "input/output error while reading"));
+        }
+        Ok(())
+    }
+
+    /// Returns until when the writer has to wait.
+    fn write(
+        &mut self,
+        moment: Moment,
+        path: &Path,
+        file: u64,
+        offset: u64,
+        chunks: &[&[u8]],
+        effects: &mut Effects,
+    ) -> Result<u64, DiskError> {
+        let size: u64 = chunks.iter().map(|chunk| chunk.len() as u64).sum();
+        if size == 0 {
+            return Ok(moment.now);
+        }
+        let Some(end) = offset.checked_add(size).filter(|&end| end <= i64::MAX as u64) else {
+            return Err(fail(
+                DiskErrorKind::OutOfRange,
+                path,
+                "offset is beyond what a file can hold",
+            ));
+        };
+        let draw = self.next_draw("write");
+        if draw.happens(self.faults.write_error) {
+            effects.writes_failed += 1;
+            return Err(fail(DiskErrorKind::Device, path, "input/output error while writing"));
+        }
+        self.grow_used(path, file, end, effects)?;
+        let data = match chunks {
+            [chunk] => Bytes::copy_from_slice(chunk),
+            _ => {
+                let mut data = BytesMut::with_capacity(size as usize);
+                chunks.iter().for_each(|chunk| data.extend_from_slice(chunk));
+                data.freeze()
+            }
+        };
+        self.dirty += size;
+        let inode = self.inode(file);
+        inode.modified = moment.wall;
+        inode.image.write(moment.now, offset, data);
+        let free_at = self.throttle(moment.now);
+        Ok(free_at.max(self.stalled_until))
+    }
+
+    /// Writes everything back if there is too much of it; returns when that is done.
+    fn throttle(&mut self, now: u64) -> u64 {
+        if self.dirty <= self.profile.dirty_limit_bytes {
+            return now;
+        }
+        let before = self.dirty;
+        for inode in self.inodes.values_mut() {
+            let had = inode.image.unsynced_bytes();
+            inode.image.persist(u64::MAX);
+            self.dirty -= had - inode.image.unsynced_bytes();
+        }
+        let written = before - self.dirty;
+        self.done_at(now, written, (Duration::ZERO, Duration::ZERO))
+    }
+
+    fn allocate(
+        &mut self,
+        moment: Moment,
+        path: &Path,
+        file: u64,
+        size: u64,
+        effects: &mut Effects,
+    ) -> Result<(), DiskError> {
+        self.grow_used(path, file, size, effects)?;
+        self.inode(file).image.grow(moment.now, size);
+        Ok(())
+    }
+
+    fn zero(
+        &mut self,
+        moment: Moment,
+        path: &Path,
+        file: u64,
+        range: (u64, u64),
+        effects: &mut Effects,
+    ) -> Result<(), DiskError> {
+        let (offset, size) = range;
+        let Some(end) = offset.checked_add(size).filter(|&end| end <= i64::MAX as u64) else {
+            return Err(fail(
+                DiskErrorKind::OutOfRange,
+                path,
+                "range is beyond what a file can hold",
+            ));
+        };
+        if size == 0 {
+            return Ok(());
+        }
+        self.grow_used(path, file, end, effects)?;
+        let inode = self.inode(file);
+        inode.modified = moment.wall;
+        inode.image.zero(moment.now, offset, size);
+        Ok(())
+    }
+
+    fn grow_used(&mut self, path: &Path, file: u64, end: u64, effects: &mut Effects) -> Result<(), DiskError> {
+        let growth = end.saturating_sub(self.len(file));
+        self.reserve(path, growth).inspect_err(|_| effects.refused_full += 1)
+    }
+
+    fn reserve(&mut self, path: &Path, bytes: u64) -> Result<(), DiskError> {
+        if self.used + bytes > self.profile.capacity_bytes {
+            return Err(fail(DiskErrorKind::Full, path, "no space left on device"));
+        }
+        self.used += bytes;
+        Ok(())
+    }
+
+    /// Begins a sync of a file; it is over at the time returned.
+    fn begin_sync(&mut self, now: u64, file: u64) -> (Sync, u64) {
+        let draw = self.next_draw("sync");
+        let verdict = if draw.with(1).happens(self.faults.sync_error) {
+            SyncVerdict::Error
+        } else if draw.with(2).happens(self.faults.sync_lie) {
+            SyncVerdict::Lie
+        } else {
+            SyncVerdict::Honest
+        };
+        let slow_by = self.faults.sync_slow_by.as_nanos() as u64;
+        let inode = self.inode(file);
+        let (bytes, upto) = (inode.image.unsynced_bytes(), inode.image.last_change());
+        let done_at = self.done_at(now, bytes, self.profile.sync_latency) + slow_by;
+        (Sync { file, upto, verdict }, done_at)
+    }
+
+    fn end_sync(&mut self, path: &Path, sync: Sync, effects: &mut Effects) -> Result<(), DiskError> {
+        let inode = self.inode(sync.file);
+        let had = inode.image.unsynced_bytes();
+        match sync.verdict {
+            SyncVerdict::Honest => {
+                inode.image.persist(sync.upto);
+                let left = inode.image.unsynced_bytes();
+                self.dirty -= had - left;
+                Ok(())
+            }
+            SyncVerdict::Lie => {
+                effects.syncs_lied += 1;
+                Ok(())
+            }
+            SyncVerdict::Error => {
+                inode.image.abandon();
+                effects.syncs_failed += 1;
+                Err(fail(DiskErrorKind::Device, path, "input/output error while syncing"))
+            }
+        }
+    }
+}
+
+fn transfer_ns(bytes: u64, bytes_per_second: u64) -> u64 {
+    (u128::from(bytes) * 1_000_000_000 / u128::from(bytes_per_second.max(1))) as u64
+}
+
+fn fail(kind: DiskErrorKind, path: &Path, message: impl Into<String>) -> DiskError {
+    DiskError::new(kind, path, message)
+}
+
+fn not_found(path: &Path) -> DiskError {
+    fail(DiskErrorKind::NotFound, path, "no such file or directory")
+}
