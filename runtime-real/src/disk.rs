@@ -427,6 +427,8 @@ fn disk_error(path: &Path, error: &io::Error) -> DiskError {
 
 #[cfg(test)]
 mod tests {
+    use std::time::{Duration, Instant};
+
     use super::*;
 
     fn run<T>(test: impl AsyncFnOnce(RealDisk, PathBuf) -> T) -> T {
@@ -540,5 +542,39 @@ mod tests {
             drop(lock);
             disk.lock(&path).await.unwrap();
         });
+    }
+
+    /// The longest pause of a task that only yields, while two others run `block` on the two workers.
+    fn longest_pause(block: fn()) -> Duration {
+        run(async |_, _| {
+            let blockers = [
+                tokio::spawn(async move { block() }),
+                tokio::spawn(async move { block() }),
+            ];
+            let started = Instant::now();
+            let ticker = tokio::spawn(async move {
+                let (mut last, mut longest) = (started, Duration::ZERO);
+                while started.elapsed() < Duration::from_millis(600) {
+                    longest = longest.max(last.elapsed());
+                    last = Instant::now();
+                    tokio::task::yield_now().await;
+                }
+                longest
+            });
+            for blocker in blockers {
+                blocker.await.unwrap();
+            }
+            ticker.await.unwrap()
+        })
+    }
+
+    #[test]
+    fn a_slow_sync_in_place_stops_no_other_task() {
+        const SLOW: Duration = Duration::from_millis(400);
+        let in_place = longest_pause(|| aside(|| std::thread::sleep(SLOW)));
+        assert!(in_place < SLOW / 2, "{in_place:?}");
+        // Without the hand-over of the worker's tasks the ticker would wait: the test can fail.
+        let careless = longest_pause(|| std::thread::sleep(SLOW));
+        assert!(careless > SLOW / 2, "{careless:?}");
     }
 }

@@ -26,6 +26,7 @@ use tokio::task::JoinHandle;
 
 pub use disk::{RealDisk, RealFile, RealLock};
 pub use net::{RealListener, RealReader, RealStream, RealWriter};
+pub use sync_threads::SyncThreads;
 
 /// Origin of [`Runtime::mono`], the same for all handles of the process.
 static ORIGIN: LazyLock<Instant> = LazyLock::new(Instant::now);

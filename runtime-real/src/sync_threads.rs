@@ -15,7 +15,7 @@ type Job = Box<dyn FnOnce() + Send>;
 
 /// The owner's side. Dropping it ends the threads once the queue is empty.
 #[derive(Default)]
-pub(crate) struct SyncThreads {
+pub struct SyncThreads {
     shared: Arc<Shared>,
 }
 
@@ -35,7 +35,7 @@ struct State {
 
 impl SyncThreads {
     /// Runs `job` on a sync thread; the receiver completes with its result.
-    pub(crate) fn run<T: Send + 'static>(&self, job: impl FnOnce() -> T + Send + 'static) -> oneshot::Receiver<T> {
+    pub fn run<T: Send + 'static>(&self, job: impl FnOnce() -> T + Send + 'static) -> oneshot::Receiver<T> {
         let (sender, receiver) = oneshot::channel();
         self.push(Box::new(move || {
             let _ = sender.send(job());
