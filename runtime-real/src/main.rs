@@ -8,6 +8,7 @@ mod commands;
 use std::process::ExitCode;
 
 use clap::{Parser, Subcommand};
+use commands::Failure;
 use orrery_runtime_real::Real;
 
 /// A RocketMQ-compatible message broker
@@ -23,24 +24,26 @@ enum Command {
     /// Puts load on a broker, Orrery or Apache RocketMQ
     #[command(subcommand)]
     Bench(commands::bench::Bench),
+    /// Judges histories: do the promises hold?
+    Check(commands::check::Arguments),
 }
 
 fn main() -> ExitCode {
     let arguments = Arguments::parse();
     env_logger::Builder::from_env(env_logger::Env::default().default_filter_or("warn")).init();
-    let done = match arguments.command {
-        Command::Bench(bench) => Real::run(None, |real| commands::bench::run(bench, real)),
-    };
-    match done {
-        Ok(Ok(true)) => ExitCode::SUCCESS,
-        Ok(Ok(false)) => ExitCode::FAILURE,
-        Ok(Err(error)) => {
-            eprintln!("orrery: {error:#}");
-            ExitCode::FAILURE
+    let code = run(arguments.command).unwrap_or_else(|failure| {
+        eprintln!("orrery: {:#}", failure.cause());
+        failure.exit_code()
+    });
+    ExitCode::from(code)
+}
+
+fn run(command: Command) -> Result<u8, Failure> {
+    match command {
+        Command::Bench(bench) => {
+            let all_well = Real::run(None, |real| commands::bench::run(bench, real))??;
+            Ok(u8::from(!all_well))
         }
-        Err(error) => {
-            eprintln!("orrery: no runtime: {error}");
-            ExitCode::FAILURE
-        }
+        Command::Check(arguments) => commands::check::run(&arguments),
     }
 }
