@@ -2,13 +2,11 @@
 
 use bytes::Bytes;
 
+use super::frame::{FLAG_ONE_WAY, FLAG_REPLY};
 use super::{ExtFields, Language, Text, code};
 
 /// The version we announce: V5_3_3 (`MQVersion.java`). Peers downgrade nothing for it, and it fits the 16 bits of the Go client.
 pub const VERSION: i32 = 479;
-
-const FLAG_REPLY: i32 = 1;
-const FLAG_ONE_WAY: i32 = 2;
 
 /// A request or a reply, header decoded, body opaque.
 ///

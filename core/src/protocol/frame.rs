@@ -22,6 +22,10 @@ use super::{Command, Language, Text, binary_header, json_header};
 /// Length word and header word.
 pub const PREFIX_SIZE: usize = 8;
 
+/// Bits of [`Command::flag`].
+pub const FLAG_REPLY: i32 = 1;
+pub const FLAG_ONE_WAY: i32 = 2;
+
 /// How large a frame may be.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Limits {
@@ -244,6 +248,19 @@ impl Outgoing {
 
     pub fn is_empty(&self) -> bool {
         self.size == 0
+    }
+
+    /// Moves everything waiting in `other` behind what waits here.
+    pub fn append(&mut self, other: &mut Outgoing) {
+        if self.is_empty() {
+            std::mem::swap(self, other);
+            return;
+        }
+        if !other.is_empty() {
+            self.finish_head();
+            self.size += other.size;
+            self.chunks.append(other.take());
+        }
     }
 
     /// Everything waiting, in order, for a writer to empty.
