@@ -7,22 +7,35 @@
 //! Never here: what a broker or a store does. A lost reply is *unknown*, not failed ([`RequestError`]), and an
 //! [`observer`] can watch every wire attempt, fetch, delivery, commit and lock.
 
+pub mod admin;
+mod calls;
 pub mod config;
+pub mod consumer;
 pub mod error;
+mod inbound;
+mod instance;
 pub mod message;
 pub mod observer;
 pub mod offsets;
 pub mod process_queue;
+pub mod producer;
 pub mod rebalance;
 pub mod retry;
 pub mod route;
+mod sending;
 mod signal;
 pub mod subscription;
 pub mod unique_id;
 
+pub use admin::{Admin, Boundary, OffsetBounds, Pulled, TopicSpecification};
 pub use config::{ClientConfig, ConsumeOrder, ConsumerConfig, MessageModel, ProducerConfig, StartFrom};
+pub use consumer::{Listener, ListenerFn, PushConsumer};
 pub use error::{RequestError, StartError};
+pub use instance::Client;
 pub use message::{Message, MessageError, MessageView};
+pub use observer::Observer;
+pub use producer::Producer;
+pub use sending::{SendReceipt, Target};
 pub use subscription::{Subscription, SubscriptionError};
 
 /// Durability grade of an acknowledged send. All but the first say "stored on the master only, weaker than asked for".

@@ -4,8 +4,6 @@
 //! carry no time; an observer stamps with the clock it has. A logical send may make several wire attempts, and a lost
 //! reply is *unknown*, so one send can legally own several slots: every attempt is reported, not only the last.
 
-use std::net::SocketAddr;
-
 use super::message::{Message, MessageView};
 use super::{SendStatus, Verdict};
 use crate::runtime::Mono;
@@ -58,7 +56,8 @@ pub struct Attempt<'a> {
     /// One message, or all of a batch.
     pub messages: &'a [Message],
     pub queue: &'a MessageQueue,
-    pub broker: SocketAddr,
+    /// `host:port`.
+    pub broker: &'a str,
     pub is_one_way: bool,
 }
 
@@ -102,8 +101,6 @@ pub enum RevokeReason {
     },
     /// The queue lock was lost or could not be renewed in time.
     LockLost,
-    /// No fetch was answered for 120 s.
-    Stalled,
     Shutdown,
 }
 

@@ -10,12 +10,12 @@
 //! TopicPublishInfo.java, LatencyFaultToleranceImpl.java)
 
 use std::collections::BTreeMap;
-use std::net::SocketAddr;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
 use super::rebalance::queue_order;
+use crate::protocol::Text;
 use crate::runtime::Mono;
 use crate::types::{Map, MessageQueue};
 
@@ -38,9 +38,12 @@ pub struct QueueData {
 }
 
 /// Addresses of the members of one broker set, by broker id.
-pub type BrokerAddresses = BTreeMap<i64, SocketAddr>;
+pub type BrokerAddresses = BTreeMap<i64, Address>;
 
-/// Everything a name server says about a topic, with addresses resolved.
+/// `host:port`, as the name server wrote it.
+pub type Address = Text;
+
+/// Everything a name server says about a topic.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct RouteData {
     pub queues: Vec<QueueData>,
@@ -107,8 +110,8 @@ impl Route {
     }
 
     /// The master of a broker set.
-    pub fn master(&self, broker_name: &str) -> Option<SocketAddr> {
-        self.data.brokers.get(broker_name)?.get(&MASTER_ID).copied()
+    pub fn master(&self, broker_name: &str) -> Option<&Address> {
+        self.data.brokers.get(broker_name)?.get(&MASTER_ID)
     }
 
     /// The queue of the next send: the round's next one that is neither on `avoid` (the broker that just failed) nor on a
@@ -214,7 +217,7 @@ mod tests {
                 write_queue_count: *count,
                 permission: *permission,
             });
-            let address = SocketAddr::from(([127, 0, 0, 1], 1000 + index as u16));
+            let address = Address::from(format!("127.0.0.1:{}", 1000 + index));
             data.brokers.insert((*name).into(), BTreeMap::from([(0, address)]));
         }
         data
@@ -233,7 +236,7 @@ mod tests {
         let slave_only = data.brokers.remove("s").unwrap();
         data.brokers.insert(
             "s".into(),
-            slave_only.into_iter().map(|(_, address)| (1, address)).collect(),
+            slave_only.into_values().map(|address| (1, address)).collect(),
         );
         let route = Route::new("T", data, 0);
         assert_eq!(names(&route.publish), ["a0", "b0", "b1"]);
