@@ -74,14 +74,18 @@ impl<R: Runtime> Client<R> {
         tasks.shutdown().await;
         let (producers, consumers) = {
             let tables = self.core.tables();
-            let consumers: Vec<String> = tables.consumers.keys().cloned().collect();
+            let consumers = tables
+                .consumers
+                .iter()
+                .map(|(group, (number, _))| (group.clone(), *number));
+            let consumers: Vec<(String, u64)> = consumers.collect();
             (tables.producers.clone(), consumers)
         };
-        for group in producers {
-            self.core.remove_producer(&group).await;
+        for (group, registration) in producers {
+            self.core.remove_producer(&group, registration).await;
         }
-        for group in consumers {
-            self.core.remove_consumer(&group).await;
+        for (group, registration) in consumers {
+            self.core.remove_consumer(&group, registration).await;
         }
         self.core.connections.shutdown().await;
     }
@@ -120,8 +124,10 @@ struct Tables {
     routes: Map<String, Arc<Route>>,
     /// Topics being asked for, with those who wait for the answer.
     fetching: BTreeMap<String, Vec<RouteWaiter>>,
-    producers: BTreeSet<String>,
-    consumers: BTreeMap<String, Arc<dyn GroupMember>>,
+    /// Producer groups, with the number of their registration.
+    producers: BTreeMap<String, u64>,
+    /// Consumers by group, with the number of their registration.
+    consumers: BTreeMap<String, (u64, Arc<dyn GroupMember>)>,
     /// Brokers that have had a heartbeat.
     beaten: BTreeSet<Address>,
 }
@@ -188,44 +194,70 @@ impl<R: Runtime> ClientCore<R> {
     }
 
     pub(super) fn member(&self, group: &str) -> Option<Arc<dyn GroupMember>> {
-        self.tables().consumers.get(group).cloned()
+        let tables = self.tables();
+        tables.consumers.get(group).map(|(_, member)| member.clone())
     }
 
-    pub(super) fn add_producer(&self, group: &str) -> Result<(), StartError> {
+    /// Registers a producer group and returns the number of the registration.
+    pub(super) fn add_producer(&self, group: &str) -> Result<u64, StartError> {
         self.check_running()?;
-        if !self.tables().producers.insert(group.to_owned()) {
-            return Err(taken("producer", group));
+        let registration = self.number();
+        {
+            let mut tables = self.tables();
+            if tables.producers.contains_key(group) {
+                return Err(taken("producer", group));
+            }
+            tables.producers.insert(group.to_owned(), registration);
         }
         self.heartbeat_soon();
-        Ok(())
+        Ok(registration)
     }
 
-    pub(super) fn add_consumer(&self, group: &str, member: Arc<dyn GroupMember>) -> Result<(), StartError> {
+    /// Registers the consumer of a group and returns the number of the registration.
+    pub(super) fn add_consumer(&self, group: &str, member: Arc<dyn GroupMember>) -> Result<u64, StartError> {
         self.check_running()?;
         let mut tables = self.tables();
         if tables.consumers.contains_key(group) {
             return Err(taken("consumer", group));
         }
-        tables.consumers.insert(group.to_owned(), member);
-        Ok(())
+        let registration = self.number();
+        tables.consumers.insert(group.to_owned(), (registration, member));
+        Ok(registration)
     }
 
-    pub(super) async fn remove_producer(&self, group: &str) {
-        if self.tables().producers.remove(group) {
+    pub(super) async fn remove_producer(&self, group: &str, registration: u64) {
+        if self.forget_producer(group, registration) {
             self.unregister(Some(group), None).await;
         }
     }
 
-    pub(super) async fn remove_consumer(&self, group: &str) {
-        let removed = self.tables().consumers.remove(group);
-        if removed.is_some() {
+    pub(super) async fn remove_consumer(&self, group: &str, registration: u64) {
+        if self.forget_consumer(group, registration) {
             self.unregister(None, Some(group)).await;
         }
     }
 
-    /// Takes a consumer out of the heartbeats without telling the brokers.
-    pub(super) fn forget_consumer(&self, group: &str) {
-        self.tables().consumers.remove(group);
+    /// Takes a consumer out of the heartbeats without telling the brokers. False if it is not there any more.
+    pub(super) fn forget_consumer(&self, group: &str, registration: u64) -> bool {
+        let mut tables = self.tables();
+        let is_current = tables
+            .consumers
+            .get(group)
+            .is_some_and(|(number, _)| *number == registration);
+        if is_current {
+            tables.consumers.remove(group);
+        }
+        is_current
+    }
+
+    /// Takes a producer out of the heartbeats without telling the brokers. False if it is not there any more.
+    pub(super) fn forget_producer(&self, group: &str, registration: u64) -> bool {
+        let mut tables = self.tables();
+        let is_current = tables.producers.get(group) == Some(&registration);
+        if is_current {
+            tables.producers.remove(group);
+        }
+        is_current
     }
 
     async fn unregister(&self, producer_group: Option<&str>, consumer_group: Option<&str>) {
@@ -324,7 +356,7 @@ impl<R: Runtime> ClientCore<R> {
         let has_new_broker = addresses(&route.data).any(|(_, address)| !tables.beaten.contains(address));
         tables.routes.insert(topic.to_owned(), route.clone());
         let members: Vec<_> = match is_change {
-            true => tables.consumers.values().cloned().collect(),
+            true => tables.consumers.values().map(|(_, member)| member.clone()).collect(),
             false => Vec::new(),
         };
         drop(tables);
@@ -341,8 +373,12 @@ impl<R: Runtime> ClientCore<R> {
             let tables = self.tables();
             let heartbeat = Heartbeat {
                 client_id: self.client_id.clone(),
-                producers: tables.producers.iter().cloned().collect(),
-                consumers: tables.consumers.values().map(|member| member.heartbeat()).collect(),
+                producers: tables.producers.keys().cloned().collect(),
+                consumers: tables
+                    .consumers
+                    .values()
+                    .map(|(_, member)| member.heartbeat())
+                    .collect(),
             };
             let routes = tables.routes.values();
             let wanted = |id| id == MASTER_ID || !tables.consumers.is_empty();

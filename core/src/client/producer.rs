@@ -15,16 +15,28 @@ use crate::types::MessageQueue;
 
 /// A handle to a producer of one group; clones share it.
 pub struct Producer<R: Runtime> {
-    sending: Arc<Sending<R>>,
+    registered: Arc<Registered<R>>,
+}
+
+/// The group is free again when the last handle is gone.
+struct Registered<R: Runtime> {
+    sending: Sending<R>,
+    registration: u64,
     /// Keeps the shared tasks alive.
     _client: Client<R>,
+}
+
+impl<R: Runtime> Drop for Registered<R> {
+    fn drop(&mut self) {
+        let group = &self.sending.config.group;
+        self.sending.core.forget_producer(group, self.registration);
+    }
 }
 
 impl<R: Runtime> Clone for Producer<R> {
     fn clone(&self) -> Self {
         Producer {
-            sending: self.sending.clone(),
-            _client: self._client.clone(),
+            registered: self.registered.clone(),
         }
     }
 }
@@ -35,10 +47,13 @@ impl<R: Runtime> Producer<R> {
         if !is_name(&config.group) {
             return Err(StartError::BadGroup(config.group));
         }
-        client.core().add_producer(&config.group)?;
+        let registration = client.core().add_producer(&config.group)?;
         Ok(Producer {
-            sending: Arc::new(Sending::new(client.core().clone(), config)),
-            _client: client.clone(),
+            registered: Arc::new(Registered {
+                sending: Sending::new(client.core().clone(), config),
+                registration,
+                _client: client.clone(),
+            }),
         })
     }
 
@@ -52,30 +67,32 @@ impl<R: Runtime> Producer<R> {
 
     /// Sends to a queue of the caller's choice.
     pub async fn send_to(&self, message: &Message, target: Target<'_>) -> Result<SendReceipt, RequestError> {
-        let prepared = self.sending.prepare(message).map_err(invalid)?;
-        self.sending.send(&prepared, target).await
+        let prepared = self.registered.sending.prepare(message).map_err(invalid)?;
+        self.registered.sending.send(&prepared, target).await
     }
 
     /// Sends messages of one topic as one request; they get consecutive offsets of one queue.
     pub async fn send_batch(&self, messages: &[Message], target: Target<'_>) -> Result<SendReceipt, RequestError> {
-        let prepared = self.sending.prepare_batch(messages).map_err(invalid)?;
-        self.sending.send(&prepared, target).await
+        let prepared = self.registered.sending.prepare_batch(messages).map_err(invalid)?;
+        self.registered.sending.send(&prepared, target).await
     }
 
     /// Sends once and waits for no answer: `Ok` says that the request was handed to the connection, nothing more.
     pub async fn send_one_way(&self, message: &Message, target: Target<'_>) -> Result<(), RequestError> {
-        let prepared = self.sending.prepare(message).map_err(invalid)?;
-        self.sending.send_one_way(&prepared, target).await
+        let prepared = self.registered.sending.prepare(message).map_err(invalid)?;
+        self.registered.sending.send_one_way(&prepared, target).await
     }
 
     /// The queues that a message of this topic can go to.
     pub async fn queues(&self, topic: &str) -> Result<Vec<Arc<MessageQueue>>, RequestError> {
-        Ok(self.sending.route(topic).await?.publish.clone())
+        Ok(self.registered.sending.route(topic).await?.publish.clone())
     }
 
     /// Tells the brokers that this group is gone from here.
     pub async fn shutdown(&self) {
-        self.sending.core.remove_producer(&self.sending.config.group).await;
+        let sending = &self.registered.sending;
+        let group = &sending.config.group;
+        sending.core.remove_producer(group, self.registered.registration).await;
     }
 }
 

@@ -13,7 +13,7 @@ use std::panic::AssertUnwindSafe;
 use std::sync::Arc;
 use std::time::Duration;
 
-use futures_util::FutureExt;
+use futures_util::{FutureExt, select_biased};
 
 use super::assigned::Assigned;
 use super::{ConsumerCore, Listener};
@@ -79,7 +79,11 @@ pub(super) async fn serve<R: Runtime, L: Listener>(
         }
         match core.deliver(&*listener, &assigned, &batch).await {
             Some(Verdict::Success) => finish_first(&assigned, &batch),
-            Some(Verdict::Later) => core.hold_queue(&assigned, &batch).await,
+            Some(Verdict::Later) => {
+                if !core.give_up(&assigned, &batch).await {
+                    core.pause(&assigned, &mut bell).await;
+                }
+            }
             None if assigned.is_revoked() => return,
             None => {
                 // The lock has lapsed: the rebalance task takes the queue away, and perhaps takes it again.
@@ -169,11 +173,13 @@ impl<R: Runtime> ConsumerCore<R> {
             core.client.rt.sleep(LOCAL_RETRY_DELAY).await;
             core.work.push(again);
         };
-        lock(&self.queues).tasks.spawn(&self.client.rt, "consumer-retry", retry);
+        lock(&self.queues)
+            .retries
+            .spawn(&self.client.rt, "consumer-retry", retry);
     }
 
-    /// Orderly: messages past their limit become dead letters; the queue pauses for the others.
-    async fn hold_queue(&self, assigned: &Assigned, batch: &[MessageView]) {
+    /// Orderly: messages past their limit become dead letters. True if that was all of them; else they are still first.
+    async fn give_up(&self, assigned: &Assigned, batch: &[MessageView]) -> bool {
         let limit = self.reconsume_count_max();
         let mut is_all_given_up = true;
         for message in batch {
@@ -189,12 +195,23 @@ impl<R: Runtime> ConsumerCore<R> {
         }
         if is_all_given_up {
             finish_first(assigned, batch);
-            return;
+            return true;
         }
         for message in assigned.state().pending.iter_mut().take(batch.len()) {
             message.reconsume_times = message.reconsume_times.saturating_add(1);
         }
-        self.client.rt.sleep(self.config.orderly_suspend).await;
+        false
+    }
+
+    /// Lets a queue rest after a delivery that failed, unless it is revoked.
+    async fn pause(&self, assigned: &Assigned, bell: &mut Bell) {
+        let mut rest = std::pin::pin!(self.client.rt.sleep(self.config.orderly_suspend).fuse());
+        while !assigned.is_revoked() {
+            select_biased! {
+                () = bell.rung().fuse() => {}
+                () = rest => return,
+            }
+        }
     }
 
     fn tell_sent_back(&self, assigned: &Assigned, message: &MessageView, outcome: SendBackOutcome) {

@@ -70,9 +70,14 @@ impl<R: Runtime> ConsumerCore<R> {
     /// True if every broker answered.
     async fn renew_locks(&self) -> bool {
         let held: Vec<Arc<Assigned>> = {
+            let now = self.client.rt.mono();
             let queues = lock(&self.queues);
             let held = queues.held.values().map(|held| &held.assigned);
-            held.chain(queues.releasing.values()).cloned().collect()
+            let all = held.chain(queues.releasing.values());
+            // What has lapsed is not asked for again: it is given up first.
+            all.filter(|assigned| assigned.state().is_locked(now))
+                .cloned()
+                .collect()
         };
         let by_queue: Map<MessageQueue, Arc<Assigned>> = held
             .into_iter()

@@ -67,6 +67,7 @@ where
 /// A running consumer. Dropping it ends it at once, as a crash would: what is not committed comes again.
 pub struct PushConsumer<R: Runtime> {
     core: Arc<ConsumerCore<R>>,
+    registration: u64,
     tasks: Mutex<Tasks<R>>,
     /// Keeps the shared tasks alive.
     _client: Client<R>,
@@ -102,7 +103,10 @@ struct Queues<R: Runtime> {
     releasing: BTreeMap<MessageQueue, Arc<Assigned>>,
     /// Positions moved by the broker: queue, session, new offset.
     moved: Vec<(MessageQueue, u64, i64)>,
-    tasks: TaskSet<R>,
+    /// Tasks that end sessions.
+    releases: TaskSet<R>,
+    /// Messages that wait here to be delivered again.
+    retries: TaskSet<R>,
 }
 
 struct Held<R: Runtime> {
@@ -137,7 +141,8 @@ impl<R: Runtime> PushConsumer<R> {
                 held: BTreeMap::new(),
                 releasing: BTreeMap::new(),
                 moved: Vec::new(),
-                tasks: TaskSet::new(),
+                releases: TaskSet::new(),
+                retries: TaskSet::new(),
             }),
             work: WorkQueue::new(),
             rebalance,
@@ -147,7 +152,7 @@ impl<R: Runtime> PushConsumer<R> {
             client: client_core.clone(),
             config,
         });
-        client_core.add_consumer(&core.config.group, core.clone())?;
+        let registration = client_core.add_consumer(&core.config.group, core.clone())?;
         let mut tasks = Tasks {
             rebalance: TaskSet::new(),
             workers: TaskSet::new(),
@@ -173,6 +178,7 @@ impl<R: Runtime> PushConsumer<R> {
         tasks.rebalance.spawn(&rt, "consumer-rebalance", run);
         Ok(PushConsumer {
             core,
+            registration,
             tasks: Mutex::new(tasks),
             _client: client.clone(),
         })
@@ -205,7 +211,7 @@ impl<R: Runtime> PushConsumer<R> {
         for queue in self.assignment() {
             self.core.revoke(&queue, RevokeReason::Shutdown);
         }
-        let mut releasing = std::mem::take(&mut lock(&self.core.queues).tasks);
+        let mut releasing = std::mem::take(&mut lock(&self.core.queues).releases);
         let _ = rt
             .timeout(grace + self.core.client.config.call_timeout, releasing.join())
             .await;
@@ -213,7 +219,8 @@ impl<R: Runtime> PushConsumer<R> {
         tasks.workers.shutdown().await;
         tasks.others.shutdown().await;
         self.core.save_local_offsets().await;
-        self.core.client.remove_consumer(&self.core.config.group).await;
+        let group = &self.core.config.group;
+        self.core.client.remove_consumer(group, self.registration).await;
     }
 }
 
@@ -224,10 +231,13 @@ impl<R: Runtime> Drop for PushConsumer<R> {
         let mut queues = lock(&self.core.queues);
         // Their tasks hold the core: take them out to break the circle.
         let held = std::mem::take(&mut queues.held);
-        let tasks = std::mem::take(&mut queues.tasks);
+        let releases = std::mem::take(&mut queues.releases);
+        let retries = std::mem::take(&mut queues.retries);
         drop(queues);
-        drop((held, tasks));
-        self.core.client.forget_consumer(&self.core.config.group);
+        drop((held, releases, retries));
+        self.core
+            .client
+            .forget_consumer(&self.core.config.group, self.registration);
     }
 }
 

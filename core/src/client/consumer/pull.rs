@@ -18,7 +18,6 @@ use super::deliver::Work;
 use crate::client::calls::{PullAnswer, PullRequest};
 use crate::client::error::RequestError;
 use crate::client::instance::lock;
-use crate::client::message::MessageView;
 use crate::client::observer::{Fetch, PullOutcome};
 use crate::client::signal::Bell;
 use crate::client::subscription::Subscription;
@@ -57,7 +56,7 @@ pub(super) async fn run<R: Runtime>(
         }
         let is_quick = answer.outcome == PullOutcome::NoNewMessage && rt.mono().since(begun) < QUICK_ANSWER;
         quick_count = if is_quick { quick_count + 1 } else { 0 };
-        if let Err(problem) = core.take(&assigned, &subscription, &answer) {
+        if let Err(problem) = core.take(&assigned, &subscription, answer) {
             log::error!(
                 "{}: unusable answer to a pull of {:?}: {problem}",
                 core.config.group,
@@ -138,15 +137,15 @@ impl<R: Runtime> ConsumerCore<R> {
     }
 
     /// Puts an answer into the process queue and hands the messages over.
-    fn take(&self, assigned: &Arc<Assigned>, subscription: &Subscription, answer: &PullAnswer) -> Result<(), String> {
-        let is_wanted = |message: &&MessageView| subscription.matches(message.tag());
-        let wanted: Vec<MessageView> = answer.messages.iter().filter(is_wanted).cloned().collect();
+    fn take(&self, assigned: &Arc<Assigned>, subscription: &Subscription, answer: PullAnswer) -> Result<(), String> {
         let mut state = assigned.state();
         if state.revoked.is_some() {
             return Ok(());
         }
         let from = state.process.fetched_to();
-        check_range(from, answer)?;
+        check_range(from, &answer)?;
+        let mut wanted = answer.messages;
+        wanted.retain(|message| subscription.matches(message.tag()));
         state.suggested_broker = answer.suggested_broker;
         let slots = wanted.iter().map(|message| (message.queue_offset, message.stored_size));
         state.process.fetched(slots, answer.next_offset);

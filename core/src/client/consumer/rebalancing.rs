@@ -255,7 +255,7 @@ impl<R: Runtime> ConsumerCore<R> {
         assigned.work.ring();
         queues.releasing.insert(queue.clone(), assigned.clone());
         let release = release(self.clone(), assigned, held.deliver, reason);
-        queues.tasks.spawn(&self.client.rt, "consumer-release", release);
+        queues.releases.spawn(&self.client.rt, "consumer-release", release);
     }
 }
 
