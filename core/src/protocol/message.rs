@@ -145,6 +145,8 @@ pub fn encoded_size(draft: &Draft<'_>) -> usize {
 pub enum DraftError {
     #[error("topic has {size} bytes, allowed are 1 to {TOPIC_SIZE_MAX}")]
     TopicSize { size: usize },
+    #[error("topic cannot be the name of a folder")]
+    TopicName,
     #[error("properties have {size} bytes, allowed are {PROPERTIES_SIZE_MAX}")]
     PropertiesSize { size: usize },
     #[error("body has {size} bytes, more than a record can name")]

@@ -1,34 +1,203 @@
 //! RocketMQ's files: commit log, consume queues, checkpoint; append, flush, dispatch, recovery, reads.
 //!
-//! Signatures of `Store<R>` (a cheap clone):
+//! [`Store`] is the driver: it executes on a [`Disk`] what the machines beside it decide (`log`: where
+//! records go; `scan`, `recovery`: where the log ends; `dispatch`: which queue entries a record gets; `tail`s of queues).
+//! It knows nothing of topics' configuration, consumers or the network.
 //!
-//! ```text
-//! open(runtime: &R, config: StoreConfig, arrivals: Arc<dyn Arrivals>) -> Result<(Store<R>, Recovery), OpenError>   async
-//! append(&self, drafts: &[Draft<'_>]) -> Result<Appended, AppendError>          NotReady: await ready(), then again
-//! append_at(&self, position: PhysicalOffset, records: &[u8]) -> Result<Appended, AppendError>
-//! ready(&self)                                                                   async: the next log file exists
-//! write_pending(&self) -> Result<(), StoreError>                                 before any acknowledgement
-//! flushed(&self, end: PhysicalOffset) -> Result<(), StoreError>                  async: durable up to `end`
-//! flush_soon(&self)                                                              nudge after a WAIT=false send
-//! bounds(&self, topic: &str, queue_id: i32) -> Option<Bounds>
-//! get_hot(&self, request: &GetRequest<'_>) -> Option<Got>                        None: await get()
-//! get(&self, request: &GetRequest<'_>) -> Result<Got, StoreError>                async
-//! record_at(&self, position: PhysicalOffset) -> Result<Option<Bytes>, StoreError>   async; parsed, CRC and position checked
-//! offset_by_time(&self, topic, queue_id, time: WallMillis, Boundary) -> Result<i64, StoreError>   async
-//! store_time(&self, topic, queue_id, offset: i64) -> Result<Option<WallMillis>, StoreError>       async
-//! query(&self, topic, key, max: usize, begin: WallMillis, end: WallMillis) -> Result<Vec<Bytes>, StoreError>   async
-//! queues(&self) -> Vec<(QueueName, Bounds)>                                      sorted
-//! delete_topic(&self, topic: &str) -> Result<(), StoreError>                     async
-//! info(&self) -> StoreInfo
-//! close(&self) -> Result<(), StoreError>                                         async
-//! json::load(disk, path) -> Result<Option<T>, JsonError>, json::save(disk, path, &value) -> Result<(), DiskError>   async
-//! ```
+//! A message goes: `append` (positions assigned, encoded into memory) → `write_pending` (one write per group) → with
+//! synchronous flush `flushed` → the *confirm position* passes it → its queue entry is made, [`Arrivals`] is told, readers see
+//! it. Nothing is visible beyond the confirm position: end of what is written, or of what is durable with [`FlushMode::Sync`].
+//!
+//! Laws: nothing is acknowledged after a failed write or sync (the log is *poisoned* until it is opened again); a record
+//! that is handed out passed its CRC; queue offsets are dense; store times never decrease; the checkpoint claims only
+//! what was synced.
 
+mod checkpoint;
 mod config;
+mod disk;
+mod dispatch;
+mod files;
+mod flush;
+pub mod json;
+mod layout;
+mod log;
+mod open;
+mod queue;
+mod queues;
+mod read;
+mod recovery;
+mod retention;
+mod scan;
+mod tasks;
 mod values;
+mod write;
+
+use std::collections::BTreeSet;
+use std::sync::atomic::{AtomicBool, AtomicU64};
+use std::sync::{Arc, Mutex, OnceLock, RwLock};
 
 pub use config::{FlushMode, StoreConfig, TransferLimit};
 pub use values::{
     AppendError, Appended, Arrivals, Boundary, Bounds, GetRequest, GetStatus, Got, OpenError, Positions, QueueName,
     Recovery, StoreError, StoreInfo, TagFilter,
 };
+
+use crate::runtime::{Disk, DiskError, Runtime, TaskSet, WallMillis};
+use crate::sync::{Notify, Progress, Watch, lock};
+use checkpoint::{Checkpoint, CheckpointFile};
+use files::LogFiles;
+use layout::Paths;
+use log::AppendLog;
+use queues::QueueTable;
+use write::{Dispatcher, Visible, Written};
+
+type FileOf<R> = <<R as Runtime>::Disk as Disk>::File;
+type LockOf<R> = <<R as Runtime>::Disk as Disk>::Lock;
+
+/// One broker's log and queues. Clones share it; when the last is gone without [`close`](Store::close), its tasks end and
+/// the next start is one after a crash.
+pub struct Store<R: Runtime> {
+    owner: Arc<Owner<R>>,
+}
+
+impl<R: Runtime> Clone for Store<R> {
+    fn clone(&self) -> Self {
+        Store {
+            owner: Arc::clone(&self.owner),
+        }
+    }
+}
+
+/// Holds the tasks, which hold the shared part: dropping the last store cancels them.
+struct Owner<R: Runtime> {
+    shared: Arc<Shared<R>>,
+    tasks: Mutex<TaskSet<R>>,
+}
+
+/// What the store and its tasks share. Locks are taken in this order: writer, log, dispatcher, a queue, the small ones; none
+/// is held across an await.
+struct Shared<R: Runtime> {
+    runtime: R,
+    config: StoreConfig,
+    paths: Paths,
+    arrivals: Arc<dyn Arrivals>,
+    files: LogFiles<FileOf<R>>,
+    queues: QueueTable<FileOf<R>>,
+
+    /// Serialises writing groups and making records visible.
+    writer: Mutex<()>,
+    log: Mutex<AppendLog<Visible<R>>>,
+    dispatcher: Mutex<Dispatcher<R>>,
+    written: Mutex<Written>,
+
+    /// Position up to which everything is durable; fails when the log is poisoned.
+    flushed: Progress<StoreError>,
+    flush_wanted: Notify,
+    flushing: AtomicBool,
+    /// Flush groups in a row that had at most one waiter.
+    lone_flushes: AtomicU64,
+
+    confirmed: AtomicU64,
+    /// End of the last log file: advanced by the task that makes files.
+    files_end: Watch<u64>,
+    file_wanted: Notify,
+
+    /// Records from here on were written or verified by this process.
+    verified_from: u64,
+    damaged: RwLock<BTreeSet<u64>>,
+    checkpoint: CheckpointFile<FileOf<R>>,
+    last_checkpoint: Mutex<Checkpoint>,
+    disk_used_percent: AtomicU64,
+    write_groups: AtomicU64,
+    flush_groups: AtomicU64,
+
+    poison: OnceLock<StoreError>,
+    closed: AtomicBool,
+    lock: Mutex<Option<LockOf<R>>>,
+}
+
+impl<R: Runtime> Shared<R> {
+    /// From now on nothing is acknowledged.
+    fn poisoned(&self, error: &DiskError) -> StoreError {
+        let error = StoreError::Poisoned(error.to_string().into());
+        let first = self.poison.get_or_init(|| {
+            ::log::error!("{error}");
+            error
+        });
+        self.flushed.fail(first.clone());
+        first.clone()
+    }
+
+    fn check(&self) -> Result<(), StoreError> {
+        if let Some(error) = self.poison.get() {
+            return Err(error.clone());
+        }
+        if self.closed.load(std::sync::atomic::Ordering::Acquire) {
+            return Err(StoreError::Closed);
+        }
+        Ok(())
+    }
+
+    fn confirmed(&self) -> u64 {
+        self.confirmed.load(std::sync::atomic::Ordering::Acquire)
+    }
+}
+
+impl<R: Runtime> Store<R> {
+    /// Numbers for runtime info and metrics.
+    pub fn info(&self) -> StoreInfo {
+        use std::sync::atomic::Ordering::Relaxed;
+        let shared = &self.owner.shared;
+        let (log_end, last_store_time, (appended_records, appended_bytes)): (u64, WallMillis, (u64, u64)) = {
+            let log = lock(&shared.log);
+            (log.end(), log.last_store_time(), log.totals())
+        };
+        StoreInfo {
+            log_start: shared.files.start().unwrap_or(0),
+            log_end,
+            written: lock(&shared.written).end,
+            flushed: shared.flushed.position(),
+            confirmed: shared.confirmed(),
+            last_store_time,
+            queues: shared.queues.len(),
+            appended_records,
+            appended_bytes,
+            write_groups: shared.write_groups.load(Relaxed),
+            flush_groups: shared.flush_groups.load(Relaxed),
+            disk_used_percent: shared.disk_used_percent.load(Relaxed),
+            poisoned: shared.poison.get().is_some(),
+        }
+    }
+
+    /// First and next offset of a queue; `None` if it has never held a message.
+    pub fn bounds(&self, topic: &str, queue_id: i32) -> Option<Bounds> {
+        let queue = self.owner.shared.queues.get(topic, queue_id)?;
+        Some(queue.bounds())
+    }
+
+    /// All queues, by topic and id.
+    pub fn queues(&self) -> Vec<(QueueName, Bounds)> {
+        let queues = self.owner.shared.queues.all();
+        let named = queues.iter().map(|queue| {
+            let name = QueueName {
+                topic: Arc::clone(&queue.topic),
+                queue_id: queue.queue_id,
+            };
+            (name, queue.bounds())
+        });
+        named.collect()
+    }
+
+    /// Removes a topic's queues. Its records go with the log files that hold them.
+    pub async fn delete_topic(&self, topic: &str) -> Result<(), StoreError> {
+        let shared = &self.owner.shared;
+        let disk = shared.runtime.disk();
+        for queue in shared.queues.remove(topic) {
+            queue.delete(disk).await?;
+        }
+        if layout::is_folder_name(topic) {
+            disk::remove_dir_if_empty(disk, &shared.paths.topic(topic)).await?;
+        }
+        Ok(())
+    }
+}

@@ -71,6 +71,9 @@ pub enum StoreError {
     Poisoned(Arc<str>),
     #[error("store is closed")]
     Closed,
+    /// No file of the queue can give this entry. The next start repairs the queue from the log.
+    #[error("consume queue {queue} cannot be read at offset {offset}")]
+    Queue { queue: String, offset: i64 },
     #[error(transparent)]
     Disk(#[from] DiskError),
 }

@@ -1,0 +1,39 @@
+//! A few steps on [`Disk`] that several parts of the store take.
+
+use std::path::Path;
+
+use crate::runtime::{Disk, DiskError, DiskErrorKind, Entry, OpenMode};
+
+/// Names in a folder; none if there is no such folder.
+pub(crate) async fn list<D: Disk>(disk: &D, path: &Path) -> Result<Vec<Entry>, DiskError> {
+    match disk.list(path).await {
+        Err(error) if error.kind == DiskErrorKind::NotFound => Ok(Vec::new()),
+        other => other,
+    }
+}
+
+/// Opens a file if it exists.
+pub(crate) async fn open_existing<D: Disk>(disk: &D, path: &Path) -> Result<Option<D::File>, DiskError> {
+    match disk.open(path, OpenMode::Existing).await {
+        Ok(file) => Ok(Some(file)),
+        Err(error) if error.kind == DiskErrorKind::NotFound => Ok(None),
+        Err(error) => Err(error),
+    }
+}
+
+pub(crate) async fn remove_if_present<D: Disk>(disk: &D, path: &Path) -> Result<(), DiskError> {
+    match disk.remove(path).await {
+        Err(error) if error.kind == DiskErrorKind::NotFound => Ok(()),
+        other => other,
+    }
+}
+
+/// Removes a folder unless something is in it or it is not there.
+pub(crate) async fn remove_dir_if_empty<D: Disk>(disk: &D, path: &Path) -> Result<(), DiskError> {
+    match disk.list(path).await {
+        Ok(entries) if entries.is_empty() => disk.remove_dir(path).await,
+        Ok(_) => Ok(()),
+        Err(error) if error.kind == DiskErrorKind::NotFound => Ok(()),
+        Err(error) => Err(error),
+    }
+}

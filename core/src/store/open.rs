@@ -1,0 +1,218 @@
+//! Opening and closing: lock, abort marker, recovery, tasks; and back.
+
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, OnceLock, RwLock};
+
+use super::checkpoint::{Checkpoint, CheckpointFile};
+use super::disk::open_existing;
+use super::files::LogFiles;
+use super::layout::Paths;
+use super::log::{AppendLog, LogLimits};
+use super::recovery::{Recovered, recover};
+use super::write::{Dispatcher, Written};
+use super::{Arrivals, FileOf, OpenError, Owner, Recovery, Shared, Store, StoreConfig, StoreError, tasks};
+use crate::probe::Fact;
+use crate::protocol::message::BLANK_SIZE;
+use crate::runtime::{Disk, DiskErrorKind, File, OpenMode, Runtime};
+use crate::sync::{Notify, Progress, Watch, lock};
+
+/// Smallest file of the log: a record with a name and a few properties must fit.
+const LOG_FILE_SIZE_MIN: u64 = 1024;
+
+impl<R: Runtime> Store<R> {
+    /// Takes the directory, recovers what is in it and starts the store's tasks. `arrivals` hears of messages that are
+    /// appended from now on, not of recovered ones.
+    pub async fn open(
+        runtime: &R,
+        config: StoreConfig,
+        arrivals: Arc<dyn Arrivals>,
+    ) -> Result<(Store<R>, Recovery), OpenError> {
+        check_config(&config)?;
+        let paths = Paths::new(&config);
+        let disk = runtime.disk();
+        disk.create_dir_all(&paths.root).await?;
+        let store_lock = match disk.lock(&paths.lock).await {
+            Ok(store_lock) => store_lock,
+            Err(error) if error.kind == DiskErrorKind::Locked => {
+                return Err(OpenError::Locked {
+                    path: paths.root.display().to_string(),
+                });
+            }
+            Err(error) => return Err(error.into()),
+        };
+        let clean = open_existing(disk, &paths.abort).await?.is_none();
+        mark_open(disk, &paths).await?;
+        let (checkpoint_file, checkpoint) = CheckpointFile::open(disk, &paths.checkpoint).await?;
+        disk.sync_dir(&paths.root).await?;
+        let recovered = recover(disk, &config, &paths, &checkpoint, clean).await?;
+        let recovery = recovered.recovery.clone();
+        make_first_file(disk, &recovered.files, recovery.log_end).await?;
+        runtime.announce(Fact::Recovered {
+            end: recovery.log_end,
+            lost_bytes: recovery.cut_bytes,
+        });
+
+        let shared = Arc::new(share(
+            runtime,
+            config,
+            paths,
+            arrivals,
+            recovered,
+            checkpoint_file,
+            checkpoint,
+        ));
+        *lock(&shared.lock) = Some(store_lock);
+        // Everything recovered is durable and in the queues.
+        let written = *lock(&shared.written);
+        let checkpoint = Checkpoint {
+            physic_time: written.last_store_time.0,
+            logics_time: written.last_store_time.0,
+            logics_offset: written.end as i64,
+            // Says "closed in order by us" and must not outlive this start.
+            confirm_offset: 0,
+            ..checkpoint
+        };
+        shared.claim(checkpoint).await.map_err(|error| match error {
+            StoreError::Disk(error) => OpenError::Disk(error),
+            other => OpenError::Config(other.to_string()),
+        })?;
+        let owner = Owner {
+            tasks: Mutex::new(tasks::start(&shared)),
+            shared,
+        };
+        let store = Store { owner: Arc::new(owner) };
+        Ok((store, recovery))
+    }
+
+    /// Flushes everything, says so in the checkpoint, takes the abort marker away and lets the directory go. Appends
+    /// are refused from now on; reads of what is open go on.
+    pub async fn close(&self) -> Result<(), StoreError> {
+        let shared = &self.owner.shared;
+        {
+            let _log = lock(&shared.log);
+            if shared.closed.swap(true, Ordering::AcqRel) {
+                return Ok(());
+            }
+        }
+        let result = shared.write_group();
+        let mut tasks = std::mem::take(&mut *lock(&self.owner.tasks));
+        tasks.shutdown().await;
+        shared.files_end.set(u64::MAX);
+        let result = match result {
+            Ok(()) => shared.settle().await,
+            Err(error) => Err(error),
+        };
+        shared.flushed.fail(StoreError::Closed);
+        lock(&shared.lock).take();
+        result
+    }
+}
+
+impl<R: Runtime> Shared<R> {
+    /// With the tasks gone: makes everything durable, then marks the stop as clean.
+    async fn settle(&self) -> Result<(), StoreError> {
+        // The flush task may have been cancelled in the middle of a group.
+        self.end_flush();
+        self.flush_group().await?;
+        let mut unsynced = self.queues.all();
+        self.write_queues(&mut unsynced).await?;
+        self.sync_queues(&mut unsynced).await?;
+        let visible = lock(&self.dispatcher).visible;
+        let end = visible.end as i64;
+        assert_eq!(
+            visible.end,
+            lock(&self.log).end(),
+            "everything appended is visible before a clean stop"
+        );
+        let checkpoint = Checkpoint {
+            physic_time: visible.last_store_time.0,
+            logics_time: visible.last_store_time.0,
+            logics_offset: end,
+            confirm_offset: end,
+            ..*lock(&self.last_checkpoint)
+        };
+        self.claim(checkpoint).await?;
+        let disk = self.runtime.disk();
+        disk.remove(&self.paths.abort).await?;
+        disk.sync_dir(&self.paths.root).await?;
+        Ok(())
+    }
+}
+
+fn check_config(config: &StoreConfig) -> Result<(), OpenError> {
+    if config.commit_log_file_size < LOG_FILE_SIZE_MIN || config.commit_log_file_size > u64::from(u32::MAX) {
+        return Err(OpenError::Config(format!(
+            "commit log files of {} bytes (mappedFileSizeCommitLog): allowed are {LOG_FILE_SIZE_MIN} to {}",
+            config.commit_log_file_size,
+            u32::MAX
+        )));
+    }
+    Ok(())
+}
+
+/// Leaves the abort marker, durable before anything else changes. Java writes its process id; nobody reads it.
+async fn mark_open<D: Disk>(disk: &D, paths: &Paths) -> Result<(), OpenError> {
+    let file = disk.open(&paths.abort, OpenMode::Create).await?;
+    file.write_at(0, &[b"1"])?;
+    file.sync().await?;
+    disk.sync_dir(&paths.root).await?;
+    Ok(())
+}
+
+/// The file that the next record goes to exists when the store is open.
+async fn make_first_file<D: Disk>(disk: &D, files: &LogFiles<D::File>, log_end: u64) -> Result<(), OpenError> {
+    if files.end() < log_end + BLANK_SIZE as u64 {
+        files.create(disk, files.end().max(log_end)).await?;
+    }
+    Ok(())
+}
+
+fn share<R: Runtime>(
+    runtime: &R,
+    config: StoreConfig,
+    paths: Paths,
+    arrivals: Arc<dyn Arrivals>,
+    recovered: Recovered<FileOf<R>>,
+    checkpoint_file: CheckpointFile<FileOf<R>>,
+    checkpoint: Checkpoint,
+) -> Shared<R> {
+    let limits = LogLimits {
+        file_size: config.commit_log_file_size,
+        pending_bytes_max: config.pending_bytes_max,
+    };
+    let end = recovered.recovery.log_end;
+    let written = Written {
+        end,
+        last_store_time: recovered.last_store_time,
+    };
+    let files_end = recovered.files.end();
+    Shared {
+        runtime: runtime.clone(),
+        config,
+        paths,
+        arrivals,
+        files: recovered.files,
+        queues: recovered.queues,
+        writer: Mutex::new(()),
+        log: Mutex::new(AppendLog::new(limits, end, files_end, recovered.last_store_time)),
+        dispatcher: Mutex::new(Dispatcher::new(written)),
+        written: Mutex::new(written),
+        flushed: Progress::new(end),
+        flush_wanted: Notify::new(),
+        flushing: AtomicBool::new(false),
+        lone_flushes: AtomicU64::new(0),
+        confirmed: AtomicU64::new(end),
+        files_end: Watch::new(files_end),
+        file_wanted: Notify::new(),
+        verified_from: recovered.verified_from,
+        damaged: RwLock::new(recovered.recovery.damaged.iter().copied().collect()),
+        checkpoint: checkpoint_file,
+        last_checkpoint: Mutex::new(checkpoint),
+        disk_used_percent: AtomicU64::new(0),
+        write_groups: AtomicU64::new(0),
+        flush_groups: AtomicU64::new(0),
+        poison: OnceLock::new(),
+        closed: AtomicBool::new(false),
+        lock: Mutex::new(None),
+    }
+}

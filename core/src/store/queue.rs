@@ -1,0 +1,532 @@
+//! One consume queue: its entries from the first to the next offset, partly in memory, all (but the newest) in files.
+//!
+//! An entry goes to the in-memory tail when its record becomes visible, from there to RocketMQ's files by a background
+//! task, and is read from whichever has it. Nothing here decides what an entry says: dispatch does.
+//!
+//! Invariants: entries are dense from `min` to `next`; the tail holds all that are not in files; an offset is pushed
+//! once. Source of the format: `store/ConsumeQueue.java`.
+
+use std::collections::{BTreeMap, VecDeque};
+use std::ops::ControlFlow;
+use std::path::PathBuf;
+use std::sync::atomic::{AtomicI64, Ordering};
+use std::sync::{Arc, Mutex};
+
+use bytes::Bytes;
+
+use super::Bounds;
+use super::layout::{ENTRY_SIZE, Entry, file_name};
+use crate::runtime::{Disk, DiskError, File, OpenMode};
+use crate::sync::lock;
+
+/// Written entries that stay in the tail for readers close to the end.
+const TAIL_KEPT: usize = 256;
+/// Entries written in one piece.
+const WRITE_COUNT_MAX: usize = 16 * 1024;
+
+/// What a push found.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Pushed {
+    /// The first unwritten entry: the queue has to be put on the list of those to write.
+    First,
+    Further,
+    /// The offset was there already.
+    Duplicate,
+    /// Offsets in between are missing: nothing was pushed.
+    Gap,
+}
+
+/// The newest entries, in memory.
+#[derive(Debug, Default)]
+pub(crate) struct Tail {
+    /// Offset of `entries[0]`.
+    start: i64,
+    entries: VecDeque<Entry>,
+    /// Entries below this offset are in files.
+    written: i64,
+}
+
+impl Tail {
+    pub(crate) fn new(next: i64) -> Tail {
+        Tail {
+            start: next,
+            entries: VecDeque::new(),
+            written: next,
+        }
+    }
+
+    pub(crate) fn next(&self) -> i64 {
+        self.start + self.entries.len() as i64
+    }
+
+    pub(crate) fn push(&mut self, offset: i64, entry: Entry) -> Pushed {
+        let next = self.next();
+        if offset != next {
+            return if offset < next { Pushed::Duplicate } else { Pushed::Gap };
+        }
+        self.entries.push_back(entry);
+        if self.written == next {
+            Pushed::First
+        } else {
+            Pushed::Further
+        }
+    }
+
+    /// Unwritten entries from the oldest on, at most `count`.
+    pub(crate) fn unwritten(&self, count: usize) -> impl Iterator<Item = &Entry> {
+        let from = usize::try_from(self.written - self.start).unwrap_or(0);
+        self.entries.iter().skip(from).take(count)
+    }
+
+    /// `count` more entries are in files.
+    pub(crate) fn wrote(&mut self, count: usize) {
+        self.written += count as i64;
+        assert!(self.written <= self.next(), "more entries written than there are");
+        let written = usize::try_from(self.written - self.start).unwrap_or(0);
+        let excess = written.saturating_sub(TAIL_KEPT);
+        self.entries.drain(..excess);
+        self.start += excess as i64;
+        if self.entries.is_empty() || self.entries.capacity() > 8 * (self.entries.len() + TAIL_KEPT) {
+            self.entries.shrink_to(TAIL_KEPT);
+        }
+    }
+
+    fn get(&self, offset: i64) -> Option<Entry> {
+        let index = usize::try_from(offset - self.start).ok()?;
+        self.entries.get(index).copied()
+    }
+}
+
+/// An open file of the queue.
+#[derive(Clone, Debug)]
+struct QueueFile<F> {
+    file: F,
+    /// Written or read by this process: its pages are resident.
+    hot: bool,
+    synced: bool,
+}
+
+#[derive(Debug)]
+struct QueueState<F> {
+    min: i64,
+    tail: Tail,
+    /// By the byte position of their first entry.
+    files: BTreeMap<u64, QueueFile<F>>,
+    /// Files were created since the folder was synced.
+    folder_synced: bool,
+    deleted: bool,
+    /// Slots below this offset may hold entries on disk, whatever `next` is.
+    extent: i64,
+}
+
+/// A queue with its files.
+#[derive(Debug)]
+pub(crate) struct Queue<F> {
+    pub(crate) topic: Arc<str>,
+    pub(crate) queue_id: i32,
+    folder: PathBuf,
+    file_size: u64,
+    /// The offset that the next appended record gets. Changed only under the log's append lock.
+    assigned: AtomicI64,
+    state: Mutex<QueueState<F>>,
+}
+
+/// What a file-backed queue is made of when it is opened.
+#[derive(Debug)]
+pub(crate) struct QueueParts<F> {
+    /// By the byte position of their first entry.
+    pub(crate) files: BTreeMap<u64, F>,
+    pub(crate) min: i64,
+    pub(crate) next: i64,
+    /// Slots below this offset may hold entries on disk: at least `next`.
+    pub(crate) extent: i64,
+}
+
+impl<F: File> Queue<F> {
+    pub(crate) fn new(
+        topic: Arc<str>,
+        queue_id: i32,
+        folder: PathBuf,
+        file_size: u64,
+        parts: QueueParts<F>,
+    ) -> Queue<F> {
+        assert_eq!(file_size % ENTRY_SIZE, 0, "queue files hold whole entries");
+        let newest = parts.files.keys().next_back().copied();
+        let files = parts.files.into_iter().map(|(start, file)| {
+            let hot = Some(start) == newest;
+            let queue_file = QueueFile {
+                file,
+                hot,
+                synced: true,
+            };
+            (start, queue_file)
+        });
+        Queue {
+            topic,
+            queue_id,
+            folder,
+            file_size,
+            assigned: AtomicI64::new(parts.next),
+            state: Mutex::new(QueueState {
+                min: parts.min,
+                tail: Tail::new(parts.next),
+                files: files.collect(),
+                folder_synced: true,
+                deleted: false,
+                extent: parts.extent.max(parts.next),
+            }),
+        }
+    }
+
+    pub(crate) fn empty(topic: Arc<str>, queue_id: i32, folder: PathBuf, file_size: u64) -> Queue<F> {
+        let parts = QueueParts {
+            files: BTreeMap::new(),
+            min: 0,
+            next: 0,
+            extent: 0,
+        };
+        Queue::new(topic, queue_id, folder, file_size, parts)
+    }
+
+    /// The offset that the next appended record gets.
+    pub(crate) fn assigned(&self) -> i64 {
+        self.assigned.load(Ordering::Relaxed)
+    }
+
+    /// Only under the log's append lock.
+    pub(crate) fn set_assigned(&self, next: i64) {
+        self.assigned.store(next, Ordering::Relaxed);
+    }
+
+    pub(crate) fn bounds(&self) -> Bounds {
+        let state = lock(&self.state);
+        Bounds {
+            min: state.min,
+            max: state.tail.next(),
+        }
+    }
+
+    pub(crate) fn push(&self, offset: i64, entry: Entry) -> Pushed {
+        lock(&self.state).tail.push(offset, entry)
+    }
+
+    /// Recovery only: the first entry known is the one at `offset`, whatever was there before.
+    pub(crate) fn start_at(&self, offset: i64) {
+        let mut state = lock(&self.state);
+        state.min = offset;
+        state.tail = Tail::new(offset);
+    }
+
+    /// Recovery only: entries from `next` on are to be pushed again.
+    pub(crate) fn cut_to(&self, next: i64) {
+        let mut state = lock(&self.state);
+        assert!(state.min <= next, "a cut does not move a queue's start");
+        assert!(next <= state.tail.next(), "a cut does not add entries");
+        state.tail = Tail::new(next);
+    }
+
+    /// Shows up to `count` entries from `offset` on to `visit`. `None` if some are not resident.
+    pub(crate) fn visit_hot(
+        &self,
+        offset: i64,
+        count: usize,
+        mut visit: impl FnMut(i64, Entry) -> ControlFlow<()>,
+    ) -> Option<()> {
+        let state = lock(&self.state);
+        let end = state.tail.next().min(offset.saturating_add(count as i64));
+        let mut at = offset;
+        while at < end {
+            if at >= state.tail.start {
+                let Some(entry) = state.tail.get(at) else {
+                    return Some(());
+                };
+                if visit(at, entry).is_break() {
+                    return Some(());
+                }
+                at += 1;
+                continue;
+            }
+            let until = end.min(state.tail.start);
+            let bytes = self.read_hot(&state, at, until)?;
+            for chunk in bytes.chunks_exact(ENTRY_SIZE as usize) {
+                let entry = Entry::decode(chunk).unwrap_or(Entry::FILLER);
+                if visit(at, entry).is_break() {
+                    return Some(());
+                }
+                at += 1;
+            }
+        }
+        Some(())
+    }
+
+    /// Entries `[from, until)`, fewer if the file ends before; `None` if not resident.
+    fn read_hot(&self, state: &QueueState<F>, from: i64, until: i64) -> Option<Bytes> {
+        let (start, within, size) = self.locate(from, until);
+        let queue_file = state.files.get(&start)?;
+        if !queue_file.hot {
+            return None;
+        }
+        queue_file.file.read_hot(within, size).ok()
+    }
+
+    /// File start, position within the file and size in bytes of entries `[from, until)`, cut at the file's end.
+    fn locate(&self, from: i64, until: i64) -> (u64, u64, usize) {
+        let position = from.max(0) as u64 * ENTRY_SIZE;
+        let within = position % self.file_size;
+        let size = ((until - from).max(0) as u64 * ENTRY_SIZE).min(self.file_size - within);
+        (position - within, within, size as usize)
+    }
+
+    /// Makes entries around `offset` resident. True if a file was read, false if there is nothing to read.
+    pub(crate) async fn warm(&self, offset: i64) -> Result<bool, DiskError> {
+        let (start, _, _) = self.locate(offset, offset + 1);
+        let file = {
+            let state = lock(&self.state);
+            match state.files.get(&start) {
+                Some(queue_file) if !queue_file.hot => queue_file.file.clone(),
+                _ => return Ok(false),
+            }
+        };
+        let size = file.len().min(self.file_size) as usize;
+        file.read(0, size).await?;
+        if let Some(queue_file) = lock(&self.state).files.get_mut(&start) {
+            queue_file.hot = true;
+        }
+        Ok(true)
+    }
+
+    /// The entry at `offset`; reads its file if it must.
+    pub(crate) async fn entry(&self, offset: i64) -> Result<Option<Entry>, DiskError> {
+        let file = {
+            let state = lock(&self.state);
+            if offset < 0 || offset >= state.tail.next() {
+                return Ok(None);
+            }
+            if let Some(entry) = state.tail.get(offset) {
+                return Ok(Some(entry));
+            }
+            let (start, _, _) = self.locate(offset, offset + 1);
+            match state.files.get(&start) {
+                Some(queue_file) => queue_file.file.clone(),
+                None => return Ok(None),
+            }
+        };
+        let (_, within, size) = self.locate(offset, offset + 1);
+        Ok(Entry::decode(&file.read(within, size).await?))
+    }
+
+    /// First offset in `[min, next)` whose record lies at or behind `physical`; `next` if there is none.
+    pub(crate) async fn first_at_or_behind(&self, physical: u64) -> Result<i64, DiskError> {
+        let Bounds { min, max } = self.bounds();
+        let (mut low, mut high) = (min, max);
+        while low < high {
+            let middle = low + (high - low) / 2;
+            let behind = match self.entry(middle).await? {
+                Some(entry) => !entry.is_filler() && entry.physical >= physical,
+                // A hole: what is above decides.
+                None => false,
+            };
+            if behind { high = middle } else { low = middle + 1 }
+        }
+        Ok(low)
+    }
+
+    /// Writes the tail to files. Not durable before [`sync`](Queue::sync).
+    pub(crate) async fn write_out<D: Disk<File = F>>(&self, disk: &D) -> Result<(), DiskError> {
+        let mut bytes = Vec::new();
+        loop {
+            let (file, start, within, count) = {
+                let state = lock(&self.state);
+                if state.deleted {
+                    return Ok(());
+                }
+                let from = state.tail.written;
+                let (start, within, size) = self.locate(from, from + WRITE_COUNT_MAX as i64);
+                bytes.clear();
+                let unwritten = state.tail.unwritten(size / ENTRY_SIZE as usize);
+                unwritten.for_each(|entry| entry.encode(&mut bytes));
+                let count = bytes.len() / ENTRY_SIZE as usize;
+                let file = state.files.get(&start).map(|queue_file| queue_file.file.clone());
+                (file, start, within, count)
+            };
+            if count == 0 {
+                return Ok(());
+            }
+            let file = match file {
+                Some(file) => file,
+                None => self.create_file(disk, start, within).await?,
+            };
+            file.write_at(within, &[&bytes])?;
+            let mut state = lock(&self.state);
+            state.tail.wrote(count);
+            state.extent = state.extent.max(state.tail.written);
+            if let Some(queue_file) = state.files.get_mut(&start) {
+                queue_file.synced = false;
+            }
+        }
+    }
+
+    /// A file of full size whose slots below `filled` (bytes) hold filler.
+    async fn create_file<D: Disk<File = F>>(&self, disk: &D, start: u64, filled: u64) -> Result<F, DiskError> {
+        disk.create_dir_all(&self.folder).await?;
+        let file = disk.open(&self.folder.join(file_name(start)), OpenMode::Create).await?;
+        if file.len() < self.file_size {
+            // The last byte alone: full size as Java wants it, sparse as a million idle queues want it.
+            file.write_at(self.file_size - 1, &[&[0]])?;
+        }
+        let mut filler = Vec::new();
+        Entry::FILLER.encode(&mut filler);
+        let filler = filler.repeat((filled / ENTRY_SIZE) as usize);
+        if !filler.is_empty() {
+            file.write_at(0, &[&filler])?;
+        }
+        let mut state = lock(&self.state);
+        state.folder_synced = false;
+        let queue_file = QueueFile {
+            file: file.clone(),
+            hot: true,
+            synced: false,
+        };
+        state.files.insert(start, queue_file);
+        Ok(file)
+    }
+
+    /// Makes durable what was written. True if files were created: the parent folders are to be synced, too.
+    pub(crate) async fn sync<D: Disk<File = F>>(&self, disk: &D) -> Result<bool, DiskError> {
+        let (files, folder_synced) = {
+            let mut state = lock(&self.state);
+            if state.deleted {
+                return Ok(false);
+            }
+            let mut files = Vec::new();
+            for queue_file in state.files.values_mut().filter(|queue_file| !queue_file.synced) {
+                queue_file.synced = true;
+                files.push(queue_file.file.clone());
+            }
+            (files, std::mem::replace(&mut state.folder_synced, true))
+        };
+        for file in files {
+            file.sync().await?;
+        }
+        if !folder_synced {
+            disk.sync_dir(&self.folder).await?;
+        }
+        Ok(!folder_synced)
+    }
+
+    /// Recovery only: makes the slots behind the last entry empty on disk, where older ones may stand. True if there were any.
+    pub(crate) async fn clear_behind<D: Disk<File = F>>(&self, disk: &D) -> Result<bool, DiskError> {
+        let (cut, removed, last) = {
+            let mut state = lock(&self.state);
+            let next = state.tail.next();
+            if state.extent <= next {
+                return Ok(false);
+            }
+            assert_eq!(state.tail.written, next, "written out before");
+            state.extent = next;
+            let cut = next.max(0) as u64 * ENTRY_SIZE;
+            let mut removed = state.files.split_off(&cut);
+            if let Some(file) = removed.remove(&cut) {
+                // An empty newest file is as good as none, but Java keeps it.
+                state.files.insert(cut, file);
+            }
+            let last = state
+                .files
+                .iter()
+                .next_back()
+                .map(|(start, file)| (*start, file.file.clone()));
+            (cut, removed, last)
+        };
+        for start in removed.keys().rev() {
+            disk.remove(&self.folder.join(file_name(*start))).await?;
+        }
+        if let Some((start, file)) = last
+            && cut < start + self.file_size
+        {
+            file.zero_range(cut - start, start + self.file_size - cut).await?;
+            file.sync().await?;
+        }
+        disk.sync_dir(&self.folder).await?;
+        Ok(true)
+    }
+
+    /// The log starts at `log_start` now: raises `min` and removes files that hold only entries of records before it.
+    pub(crate) async fn trim<D: Disk<File = F>>(&self, disk: &D, log_start: u64) -> Result<(), DiskError> {
+        let min = self.first_at_or_behind(log_start).await?;
+        let removed = {
+            let mut state = lock(&self.state);
+            state.min = state.min.max(min);
+            let first_kept = state.min.max(0) as u64 * ENTRY_SIZE / self.file_size * self.file_size;
+            let newest = state.files.keys().next_back().copied().unwrap_or(0);
+            let kept = state.files.split_off(&first_kept.min(newest));
+            std::mem::replace(&mut state.files, kept)
+        };
+        for start in removed.keys() {
+            disk.remove(&self.folder.join(file_name(*start))).await?;
+        }
+        Ok(())
+    }
+
+    /// Ends the queue and removes its files and folder.
+    pub(crate) async fn delete<D: Disk<File = F>>(&self, disk: &D) -> Result<(), DiskError> {
+        let files = {
+            let mut state = lock(&self.state);
+            state.deleted = true;
+            std::mem::take(&mut state.files)
+        };
+        for start in files.keys() {
+            disk.remove(&self.folder.join(file_name(*start))).await?;
+        }
+        super::disk::remove_dir_if_empty(disk, &self.folder).await
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    fn entry(physical: u64) -> Entry {
+        Entry {
+            physical,
+            size: 100,
+            tags_code: 0,
+        }
+    }
+
+    #[test]
+    fn a_tail_takes_each_offset_once_and_without_gaps() {
+        let mut tail = Tail::new(5);
+        assert_eq!(tail.push(5, entry(0)), Pushed::First);
+        assert_eq!(tail.push(5, entry(0)), Pushed::Duplicate);
+        assert_eq!(tail.push(7, entry(0)), Pushed::Gap);
+        assert_eq!(tail.push(6, entry(100)), Pushed::Further);
+        tail.wrote(2);
+        assert_eq!(tail.push(7, entry(200)), Pushed::First);
+    }
+
+    proptest! {
+        #[test]
+        fn a_tail_keeps_what_is_not_written(steps in prop::collection::vec((1usize..400, 0usize..400), 1..20)) {
+            let mut tail = Tail::new(3);
+            let (mut next, mut written) = (3i64, 3i64);
+            for (pushes, writes) in steps {
+                for _ in 0..pushes {
+                    tail.push(next, entry(next as u64));
+                    next += 1;
+                }
+                let writes = writes.min((next - written) as usize);
+                let seen: Vec<u64> = tail.unwritten(writes).map(|entry| entry.physical).collect();
+                let expected: Vec<u64> = (written..written + writes as i64).map(|offset| offset as u64).collect();
+                prop_assert_eq!(seen, expected);
+                tail.wrote(writes);
+                written += writes as i64;
+                prop_assert_eq!(tail.next(), next);
+                for offset in written..next {
+                    prop_assert_eq!(tail.get(offset), Some(entry(offset as u64)));
+                }
+            }
+        }
+    }
+}

@@ -1,0 +1,119 @@
+//! Deleting old log files, by age, hour of the day and disk use. Whole files, oldest first, never the last.
+//!
+//! Source: `store/DefaultMessageStore.java` `CleanCommitLogService`.
+
+use std::sync::atomic::Ordering;
+
+use super::{Shared, StoreConfig, StoreError};
+use crate::runtime::{Disk, File, Runtime, Space, WallMillis};
+
+/// Why files may go now.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Deletion {
+    None,
+    /// Those that have expired.
+    Expired,
+    /// The oldest, expired or not.
+    Forced,
+}
+
+fn decide(config: &StoreConfig, now: WallMillis, used_percent: u64) -> Deletion {
+    if used_percent > config.disk_used_percent_forced {
+        return Deletion::Forced;
+    }
+    let is_hour = config.delete_hours.contains(&hour_of_day(now, config.utc_offset_hours));
+    if is_hour || used_percent > config.disk_used_percent_max {
+        return Deletion::Expired;
+    }
+    Deletion::None
+}
+
+fn hour_of_day(now: WallMillis, utc_offset_hours: i64) -> u8 {
+    const HOUR_MS: i64 = 3_600_000;
+    (now.0.div_euclid(HOUR_MS) + utc_offset_hours).rem_euclid(24) as u8
+}
+
+fn used_percent(space: Space) -> u64 {
+    let used = space.total_bytes.saturating_sub(space.available_bytes);
+    used.saturating_mul(100).checked_div(space.total_bytes).unwrap_or(0)
+}
+
+impl<R: Runtime> Shared<R> {
+    /// One turn: measures the disk, deletes what may go, corrects the queues.
+    pub(super) async fn clean(&self) -> Result<(), StoreError> {
+        let disk = self.runtime.disk();
+        let used_percent = used_percent(disk.space(&self.paths.commit_log).await?);
+        self.disk_used_percent.store(used_percent, Ordering::Relaxed);
+        let now = self.runtime.wall();
+        let deletion = decide(&self.config, now, used_percent);
+        if deletion == Deletion::None {
+            return Ok(());
+        }
+        let mut deleted = 0;
+        // The last file and the one that is appended to stay; what is not visible yet stays.
+        while deleted < self.config.delete_files_max {
+            let files = self.files.all();
+            let Some(oldest) = files.first() else { break };
+            if oldest.start + self.config.commit_log_file_size > self.confirmed() {
+                break;
+            }
+            let reserved_ms = i64::try_from(self.config.file_reserved.as_millis()).unwrap_or(i64::MAX);
+            let is_expired = now.millis_since(oldest.file.modified().await?) >= reserved_ms;
+            if !is_expired && deletion != Deletion::Forced {
+                break;
+            }
+            if self.files.remove_first(disk).await?.is_none() {
+                break;
+            }
+            deleted += 1;
+            if deletion == Deletion::Forced && !is_expired {
+                // One at a time: the next turn measures again.
+                break;
+            }
+        }
+        if deleted > 0 {
+            self.trim_queues().await?;
+        }
+        Ok(())
+    }
+
+    async fn trim_queues(&self) -> Result<(), StoreError> {
+        let log_start = self.files.start().unwrap_or(0);
+        for queue in self.queues.all() {
+            queue.trim(self.runtime.disk(), log_start).await?;
+        }
+        Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn files_go_at_their_hour_or_when_the_disk_fills() {
+        let config = StoreConfig::new("store");
+        let four = WallMillis(4 * 3_600_000 + 5);
+        let five = WallMillis(5 * 3_600_000);
+        assert_eq!(decide(&config, four, 10), Deletion::Expired);
+        assert_eq!(decide(&config, five, 75), Deletion::None);
+        assert_eq!(decide(&config, five, 76), Deletion::Expired);
+        assert_eq!(decide(&config, five, 86), Deletion::Forced);
+    }
+
+    #[test]
+    fn hours_follow_the_offset_to_utc() {
+        assert_eq!(hour_of_day(WallMillis(23 * 3_600_000), 2), 1);
+        assert_eq!(hour_of_day(WallMillis(-1), 0), 23);
+    }
+
+    #[test]
+    fn a_disk_of_no_size_is_not_full() {
+        let space = |total_bytes, available_bytes| Space {
+            total_bytes,
+            available_bytes,
+        };
+        assert_eq!(used_percent(space(0, 0)), 0);
+        assert_eq!(used_percent(space(200, 50)), 75);
+    }
+}

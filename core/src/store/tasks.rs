@@ -1,0 +1,186 @@
+//! What a store does by itself: flushing, making files, writing queues and checkpoint, deleting old files.
+//!
+//! Each task is a loop that ends when its owner is dropped or closed; none is on the path of a send.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use futures_util::{FutureExt, pin_mut, select_biased};
+
+use super::checkpoint::Checkpoint;
+use super::flush::{FlushState, is_due};
+use super::{FlushMode, Shared, StoreError};
+use crate::runtime::{Disk, DiskErrorKind, Runtime, TaskSet};
+use crate::sync::lock;
+
+/// Pause before an operation that failed for want of space (or the like) is tried again.
+const RETRY_PAUSE: Duration = Duration::from_secs(1);
+
+pub(super) fn start<R: Runtime>(shared: &Arc<Shared<R>>) -> TaskSet<R> {
+    let mut tasks = TaskSet::new();
+    let runtime = &shared.runtime;
+    tasks.spawn(runtime, "store-flush", flush_loop(Arc::clone(shared)));
+    tasks.spawn(runtime, "store-files", files_loop(Arc::clone(shared)));
+    tasks.spawn(runtime, "store-queues", queues_loop(Arc::clone(shared)));
+    tasks.spawn(runtime, "store-clean", clean_loop(Arc::clone(shared)));
+    tasks
+}
+
+/// Flushes when somebody waits, and on time.
+async fn flush_loop<R: Runtime>(shared: Arc<Shared<R>>) {
+    let config = &shared.config;
+    let least_pages = match config.flush_mode {
+        FlushMode::Sync => 0,
+        FlushMode::Async => config.flush_least_pages,
+    };
+    let thorough_ms = config.flush_thorough_interval.as_millis() as u64;
+    let mut last_flush = shared.runtime.mono();
+    loop {
+        let is_wanted = {
+            let sleep = shared.runtime.sleep(config.flush_interval).fuse();
+            let wanted = shared.flush_wanted.notified().fuse();
+            pin_mut!(sleep, wanted);
+            select_biased! {
+                () = wanted => true,
+                () = sleep => false,
+            }
+        };
+        let now = shared.runtime.mono();
+        let state = FlushState {
+            dirty_bytes: lock(&shared.written).end.saturating_sub(shared.flushed.position()),
+            since_last_ms: now.since(last_flush).as_millis() as u64,
+        };
+        if !is_wanted && !is_due(state, least_pages, thorough_ms) {
+            continue;
+        }
+        if !shared.begin_flush() {
+            // A sender syncs in place; it rings again if more waits.
+            continue;
+        }
+        last_flush = now;
+        let result = shared.flush_group().await;
+        shared.end_flush();
+        if result.is_err() {
+            return;
+        }
+    }
+}
+
+/// Keeps one whole log file ahead of the end.
+async fn files_loop<R: Runtime>(shared: Arc<Shared<R>>) {
+    loop {
+        while lock(&shared.log).wants_file() {
+            let start = lock(&shared.log).files_end();
+            match shared.files.create(shared.runtime.disk(), start).await {
+                Ok(files_end) => {
+                    lock(&shared.log).extend_files(files_end);
+                    shared.files_end.set(files_end);
+                }
+                Err(error) => {
+                    log::warn!("next commit log file: {error}");
+                    shared.runtime.sleep(RETRY_PAUSE).await;
+                }
+            }
+        }
+        shared.file_wanted.notified().await;
+    }
+}
+
+/// Writes queue entries to their files, and now and then makes them durable and says so in the checkpoint.
+async fn queues_loop<R: Runtime>(shared: Arc<Shared<R>>) {
+    let mut last_checkpoint = shared.runtime.mono();
+    let mut unsynced = Vec::new();
+    loop {
+        shared.runtime.sleep(shared.config.queue_flush_interval).await;
+        let mut result = shared.write_queues(&mut unsynced).await;
+        let now = shared.runtime.mono();
+        if result.is_ok() && now.since(last_checkpoint) >= shared.config.checkpoint_interval {
+            last_checkpoint = now;
+            result = shared.save_checkpoint(&mut unsynced).await;
+        }
+        match result {
+            Ok(()) => {}
+            Err(StoreError::Disk(error)) if error.kind == DiskErrorKind::Full => {
+                log::warn!("consume queues wait for space: {error}");
+            }
+            Err(StoreError::Disk(error)) => {
+                shared.poisoned(&error);
+                return;
+            }
+            Err(_) => return,
+        }
+    }
+}
+
+async fn clean_loop<R: Runtime>(shared: Arc<Shared<R>>) {
+    loop {
+        if let Err(error) = shared.clean().await {
+            log::warn!("deleting old files: {error}");
+        }
+        shared.runtime.sleep(shared.config.clean_interval).await;
+    }
+}
+
+pub(super) type Queues<R> = Vec<Arc<super::queue::Queue<super::FileOf<R>>>>;
+
+impl<R: Runtime> Shared<R> {
+    /// Moves entries from memory to files; the queues written to are added to `unsynced`.
+    pub(super) async fn write_queues(&self, unsynced: &mut Queues<R>) -> Result<(), StoreError> {
+        let mut queues = self.queues.take_unwritten().into_iter();
+        while let Some(queue) = queues.next() {
+            let result = queue.write_out(self.runtime.disk()).await;
+            unsynced.push(Arc::clone(&queue));
+            if let Err(error) = result {
+                std::iter::once(queue)
+                    .chain(queues)
+                    .for_each(|queue| self.queues.note_unwritten(&queue));
+                return Err(error.into());
+            }
+        }
+        Ok(())
+    }
+
+    /// Syncs log and queues, then claims it.
+    async fn save_checkpoint(&self, unsynced: &mut Queues<R>) -> Result<(), StoreError> {
+        // Whatever is visible now has its entries in memory at least.
+        let visible = lock(&self.dispatcher).visible;
+        if visible.end as i64 <= lock(&self.last_checkpoint).logics_offset {
+            return Ok(());
+        }
+        self.write_queues(unsynced).await?;
+        self.sync_queues(unsynced).await?;
+        if self.flushed.position() < visible.end {
+            self.flush_wanted.notify();
+            self.flushed.reached(visible.end).await?;
+        }
+        let checkpoint = Checkpoint {
+            physic_time: visible.last_store_time.0,
+            logics_time: visible.last_store_time.0,
+            logics_offset: visible.end as i64,
+            ..*lock(&self.last_checkpoint)
+        };
+        self.claim(checkpoint).await
+    }
+
+    pub(super) async fn claim(&self, checkpoint: Checkpoint) -> Result<(), StoreError> {
+        self.checkpoint.save(&checkpoint).await?;
+        *lock(&self.last_checkpoint) = checkpoint;
+        Ok(())
+    }
+
+    pub(super) async fn sync_queues(&self, unsynced: &mut Queues<R>) -> Result<(), StoreError> {
+        let disk = self.runtime.disk();
+        let mut created = false;
+        for queue in unsynced.drain(..) {
+            if queue.sync(disk).await? {
+                disk.sync_dir(&self.paths.topic(&queue.topic)).await?;
+                created = true;
+            }
+        }
+        if created {
+            disk.sync_dir(&self.paths.consume_queue).await?;
+            disk.sync_dir(&self.paths.root).await?;
+        }
+        Ok(())
+    }
+}

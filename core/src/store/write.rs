@@ -1,0 +1,387 @@
+//! Appending and writing: the path of every send, synchronous up to the page cache.
+
+use std::collections::VecDeque;
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+
+use super::dispatch::{TagsCode, is_queued};
+use super::layout::{Entry, is_folder_name};
+use super::log::{AppendLog, Group, Reserved};
+use super::queue::{Pushed, Queue};
+use super::scan::{Step, step};
+use super::{AppendError, Appended, FileOf, FlushMode, Positions, Shared, Store, StoreError};
+use crate::probe::Fact;
+use crate::protocol::message::{self, Draft, DraftError, Placement};
+use crate::runtime::{Runtime, WallMillis};
+use crate::sync::lock;
+use crate::types::PhysicalOffset;
+
+/// A record that gets a queue entry once the confirm position passes its end.
+pub(super) struct Visible<R: Runtime> {
+    queue: Arc<Queue<FileOf<R>>>,
+    offset: i64,
+    entry: Entry,
+}
+
+/// Makes records visible, in log order.
+pub(super) struct Dispatcher<R: Runtime> {
+    /// Written and not visible yet.
+    waiting: VecDeque<Visible<R>>,
+    /// The confirm position, up to which every entry has been made.
+    pub(super) visible: Written,
+}
+
+impl<R: Runtime> Dispatcher<R> {
+    pub(super) fn new(visible: Written) -> Self {
+        Dispatcher {
+            waiting: VecDeque::new(),
+            visible,
+        }
+    }
+}
+
+/// What has reached the page cache.
+#[derive(Clone, Copy, Debug, Default)]
+pub(super) struct Written {
+    pub(super) end: u64,
+    /// Store time of the last record before `end`.
+    pub(super) last_store_time: WallMillis,
+}
+
+/// What can be known of a draft before it has a place: computed outside of the append lock.
+struct Prepared {
+    crc: u32,
+    size: u64,
+    tags_code: TagsCode,
+}
+
+impl<R: Runtime> Store<R> {
+    /// Gives the drafts their places, all in one log file, and encodes them into memory. Nothing may be acknowledged
+    /// before [`write_pending`](Store::write_pending). Refused drafts leave the log as it was.
+    pub fn append(&self, drafts: &[Draft<'_>]) -> Result<Appended, AppendError> {
+        let shared = &self.owner.shared;
+        shared.check()?;
+        shared.check_space()?;
+        match drafts {
+            [] => Err(AppendError::Empty),
+            [draft] => {
+                let mut place = [Placement::default()];
+                let end = shared.place(drafts, &[shared.prepare(draft)?], |index, placed| place[index] = placed)?;
+                Ok(Appended {
+                    positions: Positions::One(place),
+                    end: PhysicalOffset(end),
+                })
+            }
+            _ => {
+                let prepared = drafts.iter().map(|draft| shared.prepare(draft));
+                let prepared = prepared.collect::<Result<Vec<_>, _>>()?;
+                let mut places = Vec::with_capacity(drafts.len());
+                let end = shared.place(drafts, &prepared, |_, placed| places.push(placed))?;
+                Ok(Appended {
+                    positions: Positions::Many(places),
+                    end: PhysicalOffset(end),
+                })
+            }
+        }
+    }
+
+    /// Appends whole records that have their places already (from a primary, or for repair). They must follow the end of
+    /// the log; if they start at the next file, the current one is filled up.
+    pub fn append_at(&self, position: PhysicalOffset, records: &[u8]) -> Result<Appended, AppendError> {
+        let shared = &self.owner.shared;
+        shared.check()?;
+        let mut log = lock(&shared.log);
+        shared.check()?;
+        let file_size = shared.config.commit_log_file_size;
+        let end = log.end();
+        let next_file = end.div_ceil(file_size) * file_size;
+        if position.0 != end && position.0 != next_file {
+            return Err(AppendError::Position { given: position.0, end });
+        }
+        let room = file_size - position.0 % file_size;
+        let places = shared.check_records(position.0, room, records)?;
+        if position.0 + records.len() as u64 + message::BLANK_SIZE as u64 > log.files_end() {
+            shared.file_wanted.notify();
+            return Err(AppendError::NotReady);
+        }
+        if position.0 != end {
+            log.roll();
+        }
+        let size = records.len() as u64;
+        let reserved = log.reserve(size, WallMillis(0))?;
+        assert_eq!(reserved.start, position.0, "records were checked to fit");
+        log.buffer().extend_from_slice(records);
+        log.commit(size, places.len() as u64);
+        let mut positions = Vec::with_capacity(places.len());
+        for (placement, visible) in places {
+            log.observe_store_time(placement.store_time);
+            positions.push(placement);
+            if let Some(visible) = visible {
+                visible.queue.set_assigned(visible.offset + 1);
+                log.place(visible);
+            }
+        }
+        shared.want_file(&log);
+        Ok(Appended {
+            positions: Positions::Many(positions),
+            end: PhysicalOffset(log.end()),
+        })
+    }
+
+    /// Waits until the log file that an append found missing is there.
+    pub async fn ready(&self) -> Result<(), StoreError> {
+        let shared = &self.owner.shared;
+        shared.check()?;
+        let wanted = {
+            let log = lock(&shared.log);
+            let file_size = shared.config.commit_log_file_size;
+            log.end() - log.end() % file_size + 2 * file_size
+        };
+        shared.file_wanted.notify();
+        let end = shared.files_end.until(|end| *end >= wanted || *end == u64::MAX).await;
+        if end == u64::MAX {
+            shared.check()?;
+            return Err(StoreError::Closed);
+        }
+        Ok(())
+    }
+
+    /// As [`append`](Store::append), waiting for the next log file if need be.
+    pub async fn append_when_ready(&self, drafts: &[Draft<'_>]) -> Result<Appended, AppendError> {
+        loop {
+            match self.append(drafts) {
+                Err(AppendError::NotReady) => self.ready().await?,
+                other => return other,
+            }
+        }
+    }
+
+    /// Writes everything appended so far, by anyone, in one go. Once it has returned, a kill of the process loses none
+    /// of it; with asynchronous flush it is visible.
+    pub fn write_pending(&self) -> Result<(), StoreError> {
+        self.owner.shared.write_pending()
+    }
+}
+
+impl<R: Runtime> Shared<R> {
+    fn check_space(&self) -> Result<(), AppendError> {
+        let used_percent = self.disk_used_percent.load(Ordering::Relaxed);
+        let limit_percent = self.config.disk_used_percent_full;
+        if used_percent >= limit_percent {
+            return Err(AppendError::DiskFull {
+                used_percent,
+                limit_percent,
+            });
+        }
+        Ok(())
+    }
+
+    fn prepare(&self, draft: &Draft<'_>) -> Result<Prepared, AppendError> {
+        message::check(draft)?;
+        if !is_folder_name(draft.topic) {
+            return Err(DraftError::TopicName.into());
+        }
+        let size = message::encoded_size(draft);
+        if size > self.config.record_size_max {
+            return Err(AppendError::TooLarge {
+                size: size as u64,
+                limit: self.config.record_size_max as u64,
+            });
+        }
+        Ok(Prepared {
+            crc: message::body_crc(draft.body),
+            size: size as u64,
+            tags_code: TagsCode::of(draft.topic, draft.properties, &self.config.delay_levels_ms),
+        })
+    }
+
+    /// The critical section of a send.
+    fn place(
+        &self,
+        drafts: &[Draft<'_>],
+        prepared: &[Prepared],
+        mut placed: impl FnMut(usize, Placement),
+    ) -> Result<u64, AppendError> {
+        let size = prepared.iter().map(|prepared| prepared.size).sum();
+        let mut last: Option<Arc<Queue<FileOf<R>>>> = None;
+        let mut log = lock(&self.log);
+        // Again under the lock: closing sets it there, so that nothing slips in behind the last write.
+        self.check()?;
+        let reserved = log.reserve(size, self.runtime.wall());
+        let Reserved { start, store_time } = reserved.inspect_err(|error| {
+            if matches!(error, AppendError::NotReady) {
+                self.file_wanted.notify();
+            }
+        })?;
+        let mut physical_offset = start;
+        for (index, (draft, prepared)) in drafts.iter().zip(prepared).enumerate() {
+            let mut placement = Placement {
+                queue_offset: 0,
+                physical_offset,
+                store_time,
+            };
+            if is_queued(draft) {
+                let queue = match last.take() {
+                    Some(queue) if queue.queue_id == draft.queue_id && *queue.topic == *draft.topic => queue,
+                    _ => self.queues.get_or_create(draft.topic, draft.queue_id),
+                };
+                placement.queue_offset = queue.assigned();
+                queue.set_assigned(placement.queue_offset + 1);
+                let entry = Entry {
+                    physical: physical_offset,
+                    size: prepared.size as i32,
+                    tags_code: prepared.tags_code.at(store_time),
+                };
+                log.place(Visible {
+                    queue: Arc::clone(&queue),
+                    offset: placement.queue_offset,
+                    entry,
+                });
+                last = Some(queue);
+            }
+            message::encode(draft, prepared.crc, &placement, log.buffer());
+            log.commit(prepared.size, 1);
+            physical_offset += prepared.size;
+            placed(index, placement);
+        }
+        self.want_file(&log);
+        Ok(log.end())
+    }
+
+    fn want_file(&self, log: &AppendLog<Visible<R>>) {
+        if log.wants_file() {
+            self.file_wanted.notify();
+        }
+    }
+
+    /// Records that are to lie at `position`, with `room` bytes to the end of the file: whole, in order, each saying so.
+    #[allow(clippy::type_complexity)]
+    fn check_records(
+        &self,
+        position: u64,
+        room: u64,
+        records: &[u8],
+    ) -> Result<Vec<(Placement, Option<Visible<R>>)>, AppendError> {
+        if records.is_empty() {
+            return Err(AppendError::Empty);
+        }
+        if records.len() as u64 + message::BLANK_SIZE as u64 > room {
+            return Err(AppendError::Records(format!(
+                "{} bytes do not fit into {room}",
+                records.len()
+            )));
+        }
+        let mut places = Vec::new();
+        let mut at = 0;
+        while at < records.len() {
+            let here = position + at as u64;
+            let Step::Record(record) = step(&records[at..], here, room - at as u64, WallMillis(0)) else {
+                return Err(AppendError::Records(format!("no whole record for position {here}")));
+            };
+            at += record.size();
+            let placement = Placement {
+                queue_offset: record.queue_offset,
+                physical_offset: here,
+                store_time: record.store_time,
+            };
+            // Further entries (light queues) are made by recovery's rule, the same as here.
+            let own = super::dispatch::places(&record, &self.config.delay_levels_ms).next();
+            let visible = match own {
+                Some(place) if is_folder_name(place.topic) => {
+                    let queue = self.queues.get_or_create(place.topic, place.queue_id);
+                    self.check_offset(&queue, place.offset, &places)?;
+                    Some(Visible {
+                        queue,
+                        offset: place.offset,
+                        entry: place.entry,
+                    })
+                }
+                _ => None,
+            };
+            places.push((placement, visible));
+        }
+        Ok(places)
+    }
+
+    /// A record's queue offset must be the next one of its queue, counting those before it in the same append.
+    fn check_offset(
+        &self,
+        queue: &Arc<Queue<FileOf<R>>>,
+        offset: i64,
+        before: &[(Placement, Option<Visible<R>>)],
+    ) -> Result<(), AppendError> {
+        let earlier = before.iter().rev().filter_map(|(_, visible)| visible.as_ref());
+        let same = earlier.into_iter().find(|visible| Arc::ptr_eq(&visible.queue, queue));
+        let next = same.map_or(queue.assigned(), |visible| visible.offset + 1);
+        if offset == next {
+            return Ok(());
+        }
+        Err(AppendError::Records(format!(
+            "offset {offset} of {}-{} does not follow {next}",
+            queue.topic, queue.queue_id
+        )))
+    }
+
+    pub(super) fn write_pending(&self) -> Result<(), StoreError> {
+        self.check()?;
+        self.write_group()
+    }
+
+    /// One write of everything pending. Once we hold the writer, what others have taken is written.
+    pub(super) fn write_group(&self) -> Result<(), StoreError> {
+        let writer = lock(&self.writer);
+        if let Some(error) = self.poison.get() {
+            return Err(error.clone());
+        }
+        let Some(group) = lock(&self.log).take() else {
+            return Ok(());
+        };
+        let Group {
+            segments,
+            mut placed,
+            end,
+            last_store_time,
+        } = group;
+        let start = segments.first().map_or(end, |segment| segment.start);
+        for segment in &segments {
+            if let Err(error) = self.files.write(segment.start, &segment.bytes) {
+                return Err(self.poisoned(&error));
+            }
+        }
+        *lock(&self.written) = Written { end, last_store_time };
+        self.write_groups.fetch_add(1, Ordering::Relaxed);
+        self.runtime.announce(Fact::Appended { start, end });
+        lock(&self.dispatcher).waiting.extend(placed.drain(..));
+        lock(&self.log).recycle(segments, placed);
+        if self.config.flush_mode == FlushMode::Async {
+            self.confirm(Written { end, last_store_time });
+        }
+        drop(writer);
+        Ok(())
+    }
+
+    /// Moves the confirm position on and makes the records before it visible.
+    pub(super) fn confirm(&self, upto: Written) {
+        let mut dispatcher = lock(&self.dispatcher);
+        if upto.end <= dispatcher.visible.end {
+            return;
+        }
+        dispatcher.visible = upto;
+        self.confirmed.store(upto.end, Ordering::Release);
+        let is_visible = |visible: &mut Visible<R>| visible.entry.end() <= upto.end;
+        while let Some(visible) = dispatcher.waiting.pop_front_if(is_visible) {
+            let Visible { queue, offset, entry } = visible;
+            match queue.push(offset, entry) {
+                Pushed::First => self.queues.note_unwritten(&queue),
+                Pushed::Further => {}
+                // Offsets are given out under the append lock and arrive in log order; a deleted topic's queue is gone.
+                Pushed::Duplicate | Pushed::Gap => {
+                    ::log::error!("entry {offset} of {}-{} does not follow", queue.topic, queue.queue_id);
+                    continue;
+                }
+            }
+            self.arrivals
+                .arrived(&queue.topic, queue.queue_id, offset + 1, entry.tags_code);
+        }
+    }
+}
