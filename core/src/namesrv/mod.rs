@@ -5,13 +5,18 @@
 //! | file | holds |
 //! |---|---|
 //! | [`routes`] | which broker has which topic and is alive: a table with invariants |
-//! | [`kv`] | key-value configuration and its file |
+//! | [`kv`] | key-value configuration |
 //! | [`state`] | both, and how each request is answered, without IO |
-//! | `server` | connections, expiry, saving: the only part that is asynchronous |
+//! | `kv_file`, `server` | the file, connections, expiry: all that is asynchronous |
 
 pub mod kv;
+mod kv_file;
 pub mod routes;
+mod server;
 pub mod state;
 
 #[cfg(test)]
 mod tests;
+
+pub use crate::config::NameServerConfig;
+pub use server::{NameServer, StartError};
