@@ -21,6 +21,12 @@ struct Arguments {
 
 #[derive(Subcommand)]
 enum Command {
+    /// Sends messages: arguments, or lines of standard input
+    Produce(commands::produce::Arguments),
+    /// Joins a consumer group and prints its messages
+    Consume(commands::consume::Arguments),
+    /// Prints what arrives at a topic, without a group
+    Tail(commands::tail::Arguments),
     /// Puts load on a broker, Orrery or Apache RocketMQ
     #[command(subcommand)]
     Bench(commands::bench::Bench),
@@ -40,6 +46,9 @@ fn main() -> ExitCode {
 
 fn run(command: Command) -> Result<u8, Failure> {
     match command {
+        Command::Produce(arguments) => Real::run(None, |real| commands::produce::run(arguments, real))?,
+        Command::Consume(arguments) => Real::run(None, |real| commands::consume::run(arguments, real))?,
+        Command::Tail(arguments) => Real::run(None, |real| commands::tail::run(arguments, real))?,
         Command::Bench(bench) => {
             let all_well = Real::run(None, |real| commands::bench::run(bench, real))??;
             Ok(u8::from(!all_well))

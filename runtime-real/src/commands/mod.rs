@@ -2,6 +2,11 @@
 
 pub(crate) mod bench;
 pub(crate) mod check;
+pub(crate) mod consume;
+mod listing;
+pub(crate) mod produce;
+mod stop;
+pub(crate) mod tail;
 
 /// Why a command could not do its work.
 pub(crate) enum Failure {
@@ -18,6 +23,14 @@ impl Failure {
 
     pub(crate) fn operation(error: impl Into<anyhow::Error>) -> Failure {
         Failure::Operation(error.into())
+    }
+
+    /// Says what the failure is about.
+    pub(crate) fn about(self, what: &str) -> Failure {
+        match self {
+            Failure::Usage(error) => Failure::Usage(error.context(what.to_owned())),
+            Failure::Operation(error) => Failure::Operation(error.context(what.to_owned())),
+        }
     }
 
     pub(crate) fn exit_code(&self) -> u8 {

@@ -19,6 +19,8 @@ use std::time::Duration;
 use clap::{Args, Subcommand};
 use orrery_runtime_real::Real;
 
+pub(crate) use self::report::time_text;
+
 #[derive(Subcommand)]
 pub(crate) enum Bench {
     /// Sends messages as fast as replies allow, or at a fixed rate

@@ -287,7 +287,7 @@ fn latencies(histogram: &Histogram<u64>) -> BTreeMap<&'static str, f64> {
 }
 
 /// `yyyy-MM-dd HH:mm:ss,SSS` in UTC, as `UtilAll.timeMillisToHumanString2` prints local time.
-pub(super) fn time_text(wall_millis: i64) -> String {
+pub(crate) fn time_text(wall_millis: i64) -> String {
     let days = wall_millis.div_euclid(86_400_000);
     let millis = wall_millis.rem_euclid(86_400_000);
     // Days to civil date: years begin in March, eras have 400 years.
