@@ -57,6 +57,10 @@ impl EventQueue {
         }
     }
 
+    pub(crate) fn len(&self) -> usize {
+        self.events.len()
+    }
+
     pub(crate) fn clear(&mut self) {
         self.events.clear();
     }

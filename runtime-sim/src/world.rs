@@ -452,6 +452,11 @@ impl World {
         self.with(|state| state.core.trace.event(state.core.now, u32::MAX, kind, &[], data));
     }
 
+    /// Timers, packets and the like that are still to come.
+    pub fn pending_events(&self) -> usize {
+        self.with(|state| state.core.events.len())
+    }
+
     pub fn trace_hash(&self) -> u64 {
         self.with(|state| state.core.trace.hash())
     }
