@@ -7,10 +7,9 @@
 //! | [`routes`] | which broker has which topic and is alive: a table with invariants |
 //! | [`kv`] | key-value configuration |
 //! | [`state`] | both, and how each request is answered, without IO |
-//! | `kv_file`, `server` | the file, connections, expiry: all that is asynchronous |
+//! | `server` | connections, expiry, the file of KV configuration: all that is asynchronous |
 
 pub mod kv;
-mod kv_file;
 pub mod routes;
 mod server;
 pub mod state;

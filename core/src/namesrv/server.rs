@@ -14,13 +14,13 @@ use futures_channel::{mpsc, oneshot};
 use futures_util::StreamExt;
 
 use super::kv::KvConfig;
-use super::kv_file;
 use super::routes::{ConnectionId, Removed};
 use super::state::{Answer, KvChange, State, kv_change_reply};
 use crate::config::NameServerConfig;
 use crate::protocol::Command;
 use crate::remoting::{Limits, Peer, Replies, Server, Service};
-use crate::runtime::{DiskError, Listener, NetError, Runtime, TaskSet};
+use crate::runtime::{Disk, DiskError, Listener, NetError, Runtime, TaskSet};
+use crate::store::json::{self, JsonError};
 
 /// Changes of KV configuration that may wait to be saved: 64, an operator's commands. Beyond, one is refused.
 const KV_CHANGES_WAITING_MAX: usize = 64;
@@ -33,9 +33,7 @@ pub enum StartError {
     #[error("listen on {address}: {source}")]
     Listen { address: SocketAddr, source: NetError },
     #[error("KV configuration: {0}")]
-    Disk(#[from] DiskError),
-    #[error("KV configuration {}: {message}", path.display())]
-    KvFile { path: PathBuf, message: String },
+    Kv(#[from] JsonError),
 }
 
 /// A name server that answers. Dropping it cuts every connection.
@@ -48,9 +46,12 @@ pub struct NameServer<R: Runtime> {
 impl<R: Runtime> NameServer<R> {
     /// Reads the KV configuration, listens and answers.
     pub async fn start(runtime: R, config: NameServerConfig) -> Result<NameServer<R>, StartError> {
-        let kv_path = config.kv_config_path.clone();
+        let kv_path = config.kv_config_path.as_deref().map(anchored);
         let kv = match &kv_path {
-            Some(path) => kv_file::load(runtime.disk(), path).await?,
+            Some(path) => {
+                make_folders(runtime.disk(), path).await.map_err(JsonError::from)?;
+                json::load(runtime.disk(), path).await?.unwrap_or_default()
+            }
             None => KvConfig::default(),
         };
         let address = config.listen();
@@ -214,11 +215,34 @@ async fn save<R: Runtime>(
 }
 
 async fn store<R: Runtime>(runtime: &R, path: &Path, kv: &KvConfig) -> Result<(), String> {
-    let saved = kv_file::save(runtime.disk(), path, kv).await;
+    let saved = json::save(runtime.disk(), path, kv).await;
     saved.map_err(|error| {
         log::error!("KV configuration is not saved: {error}");
         format!("not saved: {error}")
     })
+}
+
+/// The path with a folder in it.
+fn anchored(path: &Path) -> PathBuf {
+    match path.parent() {
+        Some(folder) if !folder.as_os_str().is_empty() => path.to_path_buf(),
+        _ => Path::new(".").join(path),
+    }
+}
+
+/// Makes the folders above `path` and their names durable: what is saved below must not vanish with them. Folders that
+/// are not ours may refuse to be synced; they were there before.
+async fn make_folders<D: Disk>(disk: &D, path: &Path) -> Result<(), DiskError> {
+    let Some(folder) = path.parent() else {
+        return Ok(());
+    };
+    disk.create_dir_all(folder).await?;
+    for above in folder.ancestors().filter(|above| !above.as_os_str().is_empty()) {
+        if let Err(error) = disk.sync_dir(above).await {
+            log::debug!("not synced: {error}");
+        }
+    }
+    Ok(())
 }
 
 fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
