@@ -207,10 +207,11 @@ impl<R: Runtime, S: Service> Connection<R, S> {
         if self.buffer.is_empty() {
             return Rest::None;
         }
-        if self.peer.is_owed_too_much() {
+        let count_max = self.peer.allowance().min(self.limits.turn_count_max);
+        if count_max == 0 {
             return Rest::NotNow;
         }
-        let rest = self.decode();
+        let rest = self.decode(count_max);
         if !self.commands.is_empty() {
             self.replies.expect(&self.commands);
             self.service
@@ -222,8 +223,8 @@ impl<R: Runtime, S: Service> Connection<R, S> {
         rest
     }
 
-    fn decode(&mut self) -> Rest {
-        while self.commands.len() < self.limits.turn_count_max {
+    fn decode(&mut self, count_max: usize) -> Rest {
+        while self.commands.len() < count_max {
             match frame::decode(&mut self.buffer, &self.limits.frame) {
                 Ok(Some(reply)) if reply.is_reply() => self.peer.complete(reply),
                 Ok(Some(request)) => self.commands.push(request),

@@ -257,9 +257,10 @@ impl Peer {
         }
     }
 
-    /// True while the peer is owed as many answers as it may be.
-    pub(super) fn is_owed_too_much(&self) -> bool {
-        lock(&self.0.queue).owed_count >= self.0.limits.owed_count_max
+    /// How many more answers the peer may be owed.
+    pub(super) fn allowance(&self) -> usize {
+        let owed_count = lock(&self.0.queue).owed_count;
+        self.0.limits.owed_count_max.saturating_sub(owed_count)
     }
 
     pub(super) fn is_closing(&self) -> bool {
