@@ -7,12 +7,13 @@ use std::net::SocketAddr;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
+use futures_util::future::join_all;
 use orrery_core::client::observer::{
     Attempt, AttemptOutcome, Commit, Delivery, Lock, LockChange, Observer, RevokeReason, SendBackOutcome, Session,
 };
 use orrery_core::client::{
-    Client, ClientConfig, ConsumerConfig, ListenerFn, Message, MessageView, Producer, ProducerConfig, PushConsumer,
-    RequestError, SendStatus, StartFrom, Subscription, Target, Verdict,
+    Admin, Client, ClientConfig, ConsumerConfig, ListenerFn, Message, MessageView, Producer, ProducerConfig,
+    PushConsumer, RequestError, SendStatus, StartFrom, Subscription, Target, Verdict,
 };
 use orrery_core::protocol::code::{request, response};
 use orrery_core::runtime::Runtime;
@@ -126,7 +127,7 @@ impl Observer for Recorder {
 /// A cluster of scripted brokers with the topic `T`, and nodes for clients.
 struct Stage {
     world: World,
-    name_server: String,
+    name_servers: String,
     brokers: Vec<Scripted>,
     broker_nodes: Vec<NodeId>,
 }
@@ -141,16 +142,17 @@ impl Stage {
             .map(|node| (world.name(*node), world.address(*node, 10911)))
             .collect();
         let mut brokers = Vec::new();
-        for (node, (name, address)) in nodes.iter().zip(&names) {
-            let scripted = Scripted::new(name, &names);
+        for (node, (_, address)) in nodes.iter().zip(&names) {
+            let scripted = Scripted::new(&names);
             scripted.script().topics.insert("T".into(), queue_count);
             let (serving, address) = (scripted.clone(), *address);
             world.start(*node, move |rt| serving.clone().serve(rt, address));
             brokers.push(scripted);
         }
+        let name_servers: Vec<String> = names.iter().map(|(_, address)| address.to_string()).collect();
         Stage {
             world: world.clone(),
-            name_server: names[0].1.to_string(),
+            name_servers: name_servers.join(";"),
             brokers,
             broker_nodes: nodes,
         }
@@ -162,7 +164,7 @@ impl Stage {
     }
 
     fn client(&self, rt: &SimRuntime, recorder: &Recorder) -> Client<SimRuntime> {
-        let config = ClientConfig::new(&self.name_server)
+        let config = ClientConfig::new(&self.name_servers)
             .with_observer(Arc::new(recorder.clone()))
             .with_instance(self.world.name(rt.node()));
         Client::start(rt, config).unwrap()
@@ -617,5 +619,106 @@ fn a_full_process_queue_stops_the_pull() {
         drop(consumer);
         world.sleep(20 * SECOND).await;
         assert_eq!(pulls(&stage), count);
+    });
+}
+
+#[test]
+fn the_next_name_server_is_asked_when_one_does_not_answer() {
+    simulate(|world| async move {
+        let stage = Stage::new(&world, 2, 1);
+        let recorder = Recorder::new(&world);
+        stage.brokers[0].rule(|command| match command.code {
+            request::GET_ROUTEINFO_BY_TOPIC => Act::Swallow,
+            _ => Act::Serve,
+        });
+        stage.brokers[1].rule(|command| match command.code {
+            request::GET_ROUTEINFO_BY_TOPIC => Act::Refuse(response::SYSTEM_ERROR),
+            _ => Act::Serve,
+        });
+        let (_, rt) = stage.node("client");
+        let admin = Admin::new(&stage.client(&rt, &recorder));
+        assert!(admin.route("T").await.is_err());
+        for index in [0, 1] {
+            stage.brokers[index].rule(|_| Act::Serve);
+            assert_eq!(admin.route("T").await.unwrap().publish.len(), 2);
+            stage.brokers[index].rule(|command| match command.code {
+                request::GET_ROUTEINFO_BY_TOPIC => Act::Swallow,
+                _ => Act::Serve,
+            });
+        }
+        assert!(admin.route("T").await.is_err());
+    });
+}
+
+#[test]
+fn a_topic_that_does_not_exist_borrows_the_route_of_the_default_topic() {
+    simulate(|world| async move {
+        let stage = Stage::new(&world, 1, 1);
+        let recorder = Recorder::new(&world);
+        let (_, rt) = stage.node("client");
+        let client = stage.client(&rt, &recorder);
+        let producer = Producer::start(&client, ProducerConfig::new("p")).unwrap();
+        let sent = producer.send(&Message::new("New", "x")).await;
+        assert!(matches!(sent, Err(RequestError::NotSent { .. })), "{sent:?}");
+        stage.brokers[0].script().topics.insert("TBW102".into(), 8);
+        let message = Message::new("New", "x");
+        let sends = (0..8).map(|_| producer.send(&message));
+        let receipts = join_all(sends).await;
+        let mut queues: Vec<i32> = receipts
+            .into_iter()
+            .map(|receipt| receipt.unwrap().queue.queue_id)
+            .collect();
+        queues.sort_unstable();
+        assert_eq!(queues, [0, 0, 1, 1, 2, 2, 3, 3]);
+    });
+}
+
+#[test]
+fn a_restarted_broker_hears_of_the_group_again_at_once() {
+    simulate(|world| async move {
+        let stage = Stage::new(&world, 1, 1);
+        let recorder = Recorder::new(&world);
+        let (_, rt) = stage.node("one");
+        let (consumer, _client) = consumer(&stage, &rt, &recorder, consumer_config(), Duration::ZERO).await;
+        stage.until("it works", || !consumer.assignment().is_empty()).await;
+        world.kill(stage.broker_nodes[0]);
+        stage.brokers[0].script().members.clear();
+        world.sleep(SECOND).await;
+        world.restart(stage.broker_nodes[0]);
+        let restarted = world.now();
+        stage
+            .until("it is known", || !stage.brokers[0].script().members.is_empty())
+            .await;
+        assert!(world.now() - restarted < 5 * SECOND);
+        stage.fill(0, 10);
+        stage.until("it works again", || processed(&recorder).len() == 10).await;
+    });
+}
+
+#[test]
+fn the_last_commit_of_a_session_is_the_highest_even_while_answers_are_late() {
+    simulate(|world| async move {
+        let stage = Stage::new(&world, 1, 1);
+        let recorder = Recorder::new(&world);
+        stage.brokers[0].rule(|command| match command.code {
+            request::UPDATE_CONSUMER_OFFSET => Act::LoseReply,
+            _ => Act::Serve,
+        });
+        stage.fill(0, 2000);
+        let (_, rt) = stage.node("one");
+        let pause = Duration::from_millis(100);
+        let (consumer, _client) = consumer(&stage, &rt, &recorder, consumer_config(), pause).await;
+        // In the middle of a commit whose answer is lost.
+        world.sleep(Duration::from_millis(7_100)).await;
+        consumer.shutdown().await;
+        let commits = recorder.events().into_iter().filter_map(|event| match event {
+            Event::Commit(_, _, offset) => Some(offset),
+            _ => None,
+        });
+        let commits: Vec<i64> = commits.collect();
+        assert!(commits.len() >= 2, "{commits:?}");
+        assert!(commits.is_sorted(), "{commits:?}");
+        let done = processed(&recorder).len() as i64;
+        assert_eq!(stage.brokers[0].committed("g", "T", 0), Some(done));
     });
 }

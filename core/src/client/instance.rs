@@ -11,6 +11,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
+use std::time::Duration;
 
 use futures_channel::oneshot;
 use futures_util::{FutureExt, future::join_all, select_biased};
@@ -26,6 +27,9 @@ use crate::protocol::code::response;
 use crate::remoting::Connections;
 use crate::runtime::{Runtime, TaskSet};
 use crate::types::{Map, MessageQueue};
+
+/// Pause before a broker that did not answer a heartbeat gets another: once it is back it should know us at once.
+const SILENT_BROKER_RETRY: Duration = Duration::from_secs(2);
 
 /// A handle to the shared parts; clones share them. When the last one, its producers and its consumers are gone, its
 /// tasks end; [`shutdown`](Client::shutdown) also tells the brokers.
@@ -367,11 +371,23 @@ impl<R: Runtime> ClientCore<R> {
         route
     }
 
-    /// Tells every known broker which groups live here: masters always, slaves only for consumers.
-    pub(super) async fn heartbeat_now(&self) {
-        let (heartbeat, brokers) = {
+    /// Tells every known broker which groups live here: masters always, slaves only for consumers. Returns those that did
+    /// not answer.
+    pub(super) async fn heartbeat_now(&self) -> BTreeSet<Address> {
+        let brokers = {
             let tables = self.tables();
-            let heartbeat = Heartbeat {
+            let wanted = |id| id == MASTER_ID || !tables.consumers.is_empty();
+            let all = tables.routes.values().flat_map(|route| addresses(&route.data));
+            let wanted = all.filter(|(id, _)| wanted(*id));
+            wanted.map(|(_, address)| address.clone()).collect()
+        };
+        self.heartbeat_to(brokers).await
+    }
+
+    async fn heartbeat_to(&self, brokers: BTreeSet<Address>) -> BTreeSet<Address> {
+        let heartbeat = {
+            let tables = self.tables();
+            Heartbeat {
                 client_id: self.client_id.clone(),
                 producers: tables.producers.keys().cloned().collect(),
                 consumers: tables
@@ -379,29 +395,26 @@ impl<R: Runtime> ClientCore<R> {
                     .values()
                     .map(|(_, member)| member.heartbeat())
                     .collect(),
-            };
-            let routes = tables.routes.values();
-            let wanted = |id| id == MASTER_ID || !tables.consumers.is_empty();
-            let brokers: BTreeSet<Address> = routes
-                .flat_map(|route| addresses(&route.data))
-                .filter(|(id, _)| wanted(*id))
-                .map(|(_, address)| address.clone())
-                .collect();
-            (heartbeat, brokers)
+            }
         };
         if heartbeat.producers.is_empty() && heartbeat.consumers.is_empty() {
-            return;
+            return BTreeSet::new();
         }
         let calls = brokers.iter().map(|broker| self.send_heartbeat(broker, &heartbeat));
         let results = join_all(calls).await;
+        let mut silent = BTreeSet::new();
         for (broker, result) in brokers.into_iter().zip(results) {
             match result {
                 Ok(()) => {
                     self.tables().beaten.insert(broker);
                 }
-                Err(error) => log::debug!("heartbeat to {broker}: {error}"),
+                Err(error) => {
+                    log::debug!("heartbeat to {broker}: {error}");
+                    silent.insert(broker);
+                }
             }
         }
+        silent
     }
 
     fn topics(&self) -> Vec<String> {
@@ -442,11 +455,22 @@ async fn poll_routes<R: Runtime>(core: Arc<ClientCore<R>>) {
 
 async fn beat<R: Runtime>(core: Arc<ClientCore<R>>, mut bell: Bell) {
     loop {
-        core.heartbeat_now().await;
-        let interval = core.config.heartbeat_interval;
-        select_biased! {
-            () = bell.rung().fuse() => {}
-            () = core.rt.sleep(interval).fuse() => {}
+        let mut silent = core.heartbeat_now().await;
+        let due = core.rt.mono() + core.config.heartbeat_interval;
+        loop {
+            let left = due.since(core.rt.mono());
+            if left.is_zero() {
+                break;
+            }
+            let wait = if silent.is_empty() {
+                left
+            } else {
+                left.min(SILENT_BROKER_RETRY)
+            };
+            select_biased! {
+                () = bell.rung().fuse() => break,
+                () = core.rt.sleep(wait).fuse() => silent = core.heartbeat_to(silent).await,
+            }
         }
     }
 }

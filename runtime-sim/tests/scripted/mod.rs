@@ -37,7 +37,6 @@ type Rule = Box<dyn FnMut(&Command) -> Act + Send>;
 
 /// One broker set of one member.
 pub(crate) struct Script {
-    pub(crate) name: String,
     /// Every broker of the cluster, this one included.
     pub(crate) brokers: Vec<(String, SocketAddr)>,
     /// Queues per topic.
@@ -57,9 +56,8 @@ pub(crate) struct Script {
 pub(crate) struct Scripted(pub(crate) Arc<Mutex<Script>>);
 
 impl Scripted {
-    pub(crate) fn new(name: &str, brokers: &[(String, SocketAddr)]) -> Scripted {
+    pub(crate) fn new(brokers: &[(String, SocketAddr)]) -> Scripted {
         Scripted(Arc::new(Mutex::new(Script {
-            name: name.to_owned(),
             brokers: brokers.to_vec(),
             topics: BTreeMap::new(),
             queues: BTreeMap::new(),
