@@ -21,13 +21,14 @@ pub trait Observer: Send + Sync + 'static {
     fn assigned(&self, session: &Session<'_>, start_offset: i64) {}
     /// Nothing more of this session is delivered, except what has already started.
     fn revoked(&self, session: &Session<'_>, reason: RevokeReason) {}
-    /// A pull was answered.
+    /// A pull was answered. With [`PullOutcome::OffsetIllegal`] the session ends, and the next one starts where the broker says.
     fn fetched(&self, fetch: &Fetch<'_>) {}
 
     fn delivery_started(&self, delivery: &Delivery<'_>) {}
     /// The listener returned. With [`Verdict::Later`] a [`sent_back`](Observer::sent_back) may follow.
     fn delivery_ended(&self, delivery: &Delivery<'_>, verdict: Verdict) {}
     /// A message that was not processed was (or was not) stored for a later delivery, before its offset counts as processed.
+    /// Once per message of the delivery whose number it carries.
     fn sent_back(&self, delivery: &Delivery<'_>, outcome: SendBackOutcome) {}
 
     fn commit_started(&self, commit: &Commit<'_>) {}

@@ -43,12 +43,11 @@ pub(super) struct Work {
 /// A worker of a concurrent consumer; ends when the work queue is closed.
 pub(super) async fn work<R: Runtime, L: Listener>(core: Arc<ConsumerCore<R>>, listener: Arc<L>) {
     while let Some(work) = core.work.pop().await {
-        let verdict = core.deliver(&*listener, &work.assigned, &work.messages).await;
-        match verdict {
+        match core.deliver(&*listener, &work.assigned, &work.messages).await {
             None => {}
             Some(_) if work.assigned.is_revoked() => {}
-            Some(Verdict::Success) => work.assigned.processed(offsets(&work.messages)),
-            Some(Verdict::Later) => core.put_back(work).await,
+            Some((_, Verdict::Success)) => work.assigned.processed(offsets(&work.messages)),
+            Some((delivery_id, Verdict::Later)) => core.put_back(delivery_id, work).await,
         }
     }
 }
@@ -78,9 +77,9 @@ pub(super) async fn serve<R: Runtime, L: Listener>(
             continue;
         }
         match core.deliver(&*listener, &assigned, &batch).await {
-            Some(Verdict::Success) => finish_first(&assigned, &batch),
-            Some(Verdict::Later) => {
-                if !core.give_up(&assigned, &batch).await {
+            Some((_, Verdict::Success)) => finish_first(&assigned, &batch),
+            Some((delivery_id, Verdict::Later)) => {
+                if !core.give_up(delivery_id, &assigned, &batch).await {
                     core.pause(&assigned, &mut bell).await;
                 }
             }
@@ -105,13 +104,13 @@ fn offsets(messages: &[MessageView]) -> impl Iterator<Item = i64> + '_ {
 }
 
 impl<R: Runtime> ConsumerCore<R> {
-    /// One call of the listener, or `None` if it must not start. A listener that panics or takes too long says `Later`.
+    /// One call of the listener: its number and verdict, or `None` if it must not start. A listener that panics or takes too long says `Later`.
     async fn deliver<L: Listener>(
         &self,
         listener: &L,
         assigned: &Assigned,
         messages: &[MessageView],
-    ) -> Option<Verdict> {
+    ) -> Option<(u64, Verdict)> {
         let delivery = Delivery {
             id: self.client.number(),
             session: self.session(assigned),
@@ -141,18 +140,18 @@ impl<R: Runtime> ConsumerCore<R> {
             }
         };
         self.client.observer().delivery_ended(&delivery, verdict);
-        Some(verdict)
+        Some((delivery.id, verdict))
     }
 
     /// Concurrent: every message goes back to the broker, or stays here for a while.
-    async fn put_back(self: &Arc<Self>, work: Work) {
+    async fn put_back(self: &Arc<Self>, delivery_id: u64, work: Work) {
         let mut kept = Vec::new();
         for message in work.messages {
             let outcome = match self.config.is_clustering() {
                 false => SendBackOutcome::Dropped,
                 true => self.send_back(&work.assigned, &message, 0).await,
             };
-            self.tell_sent_back(&work.assigned, &message, outcome);
+            self.tell_sent_back(delivery_id, &work.assigned, &message, outcome);
             match outcome {
                 SendBackOutcome::KeptLocally => kept.push(message),
                 _ => work.assigned.processed([message.queue_offset]),
@@ -179,7 +178,7 @@ impl<R: Runtime> ConsumerCore<R> {
     }
 
     /// Orderly: messages past their limit become dead letters. True if that was all of them; else they are still first.
-    async fn give_up(&self, assigned: &Assigned, batch: &[MessageView]) -> bool {
+    async fn give_up(&self, delivery_id: u64, assigned: &Assigned, batch: &[MessageView]) -> bool {
         let limit = self.reconsume_count_max();
         let mut is_all_given_up = true;
         for message in batch {
@@ -190,7 +189,7 @@ impl<R: Runtime> ConsumerCore<R> {
             } else {
                 SendBackOutcome::KeptLocally
             };
-            self.tell_sent_back(assigned, message, outcome);
+            self.tell_sent_back(delivery_id, assigned, message, outcome);
             is_all_given_up &= outcome != SendBackOutcome::KeptLocally;
         }
         if is_all_given_up {
@@ -214,9 +213,9 @@ impl<R: Runtime> ConsumerCore<R> {
         }
     }
 
-    fn tell_sent_back(&self, assigned: &Assigned, message: &MessageView, outcome: SendBackOutcome) {
+    fn tell_sent_back(&self, delivery_id: u64, assigned: &Assigned, message: &MessageView, outcome: SendBackOutcome) {
         let delivery = Delivery {
-            id: self.client.number(),
+            id: delivery_id,
             session: self.session(assigned),
             messages: std::slice::from_ref(message),
         };

@@ -113,6 +113,12 @@ fn delay_after<R: Runtime>(core: &ConsumerCore<R>, assigned: &Assigned, error: &
 /// Leaves the queue to the rebalance task, which takes it again at the broker's offset. The pause keeps a broker that
 /// moves us again and again from making us spin (Java waits 10 s).
 async fn give_up<R: Runtime>(core: &ConsumerCore<R>, assigned: &Assigned, answer: &PullAnswer) {
+    {
+        let state = assigned.state();
+        if state.revoked.is_none() {
+            core.tell_fetched(assigned, state.process.fetched_to(), answer);
+        }
+    }
     log::warn!(
         "{}: offset of {:?} is out of range [{}, {}], moved to {}",
         core.config.group,
@@ -136,36 +142,45 @@ impl<R: Runtime> ConsumerCore<R> {
         limits
     }
 
+    fn tell_fetched(&self, assigned: &Assigned, offset: i64, answer: &PullAnswer) {
+        self.client.observer().fetched(&Fetch {
+            session: self.session(assigned),
+            offset,
+            outcome: answer.outcome,
+            next_offset: answer.next_offset,
+            min_offset: answer.min_offset,
+            max_offset: answer.max_offset,
+            messages: &answer.messages,
+        });
+    }
+
     /// Puts an answer into the process queue and hands the messages over.
-    fn take(&self, assigned: &Arc<Assigned>, subscription: &Subscription, answer: PullAnswer) -> Result<(), String> {
+    fn take(
+        &self,
+        assigned: &Arc<Assigned>,
+        subscription: &Subscription,
+        mut answer: PullAnswer,
+    ) -> Result<(), String> {
         let mut state = assigned.state();
         if state.revoked.is_some() {
             return Ok(());
         }
         let from = state.process.fetched_to();
         check_range(from, &answer)?;
-        let mut wanted = answer.messages;
-        wanted.retain(|message| subscription.matches(message.tag()));
+        answer.messages.retain(|message| subscription.matches(message.tag()));
         state.suggested_broker = answer.suggested_broker;
-        let slots = wanted.iter().map(|message| (message.queue_offset, message.stored_size));
+        let messages = answer.messages.iter();
+        let slots = messages.map(|message| (message.queue_offset, message.stored_size));
         state.process.fetched(slots, answer.next_offset);
-        self.client.observer().fetched(&Fetch {
-            session: self.session(assigned),
-            offset: from,
-            outcome: answer.outcome,
-            next_offset: answer.next_offset,
-            min_offset: answer.min_offset,
-            max_offset: answer.max_offset,
-            messages: &wanted,
-        });
+        self.tell_fetched(assigned, from, &answer);
         if self.config.is_orderly() {
-            state.pending.extend(wanted);
+            state.pending.extend(answer.messages);
             drop(state);
             assigned.work.ring();
             return Ok(());
         }
         drop(state);
-        let mut rest = wanted;
+        let mut rest = answer.messages;
         while !rest.is_empty() {
             let later = rest.split_off(rest.len().min(self.config.batch_count_max));
             self.work.push(Work {
