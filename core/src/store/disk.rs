@@ -12,6 +12,31 @@ pub(crate) async fn list<D: Disk>(disk: &D, path: &Path) -> Result<Vec<Entry>, D
     }
 }
 
+/// Makes a folder (and those above it) durably.
+pub(crate) async fn make_dir<D: Disk>(disk: &D, path: &Path) -> Result<(), DiskError> {
+    let mut changed = vec![parent(path)];
+    while let Some(folder) = changed.last() {
+        match disk.list(folder).await {
+            Err(error) if error.kind == DiskErrorKind::NotFound => changed.push(parent(folder)),
+            Err(error) => return Err(error),
+            Ok(_) => break,
+        }
+    }
+    disk.create_dir_all(path).await?;
+    for folder in changed {
+        disk.sync_dir(folder).await?;
+    }
+    Ok(())
+}
+
+fn parent(path: &Path) -> &Path {
+    match path.parent() {
+        Some(parent) if parent.as_os_str().is_empty() => Path::new("."),
+        Some(parent) => parent,
+        None => path,
+    }
+}
+
 /// Opens a file if it exists.
 pub(crate) async fn open_existing<D: Disk>(disk: &D, path: &Path) -> Result<Option<D::File>, DiskError> {
     match disk.open(path, OpenMode::Existing).await {

@@ -9,7 +9,7 @@ use std::sync::{PoisonError, RwLock};
 use bytes::Bytes;
 
 use super::OpenError;
-use super::disk::{list, remove_if_present};
+use super::disk::{list, make_dir, remove_if_present};
 use super::layout::{file_name, parse_file_name};
 use crate::runtime::{Disk, DiskError, DiskErrorKind, File, OpenMode};
 
@@ -36,7 +36,7 @@ impl<F: File> LogFiles<F> {
         folder: &Path,
         file_size: u64,
     ) -> Result<LogFiles<F>, OpenError> {
-        disk.create_dir_all(folder).await?;
+        make_dir(disk, folder).await?;
         let mut starts: Vec<u64> = list(disk, folder)
             .await?
             .iter()

@@ -4,7 +4,7 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, OnceLock, RwLock};
 
 use super::checkpoint::{Checkpoint, CheckpointFile};
-use super::disk::open_existing;
+use super::disk::{make_dir, open_existing};
 use super::files::LogFiles;
 use super::layout::Paths;
 use super::log::{AppendLog, LogLimits};
@@ -30,7 +30,7 @@ impl<R: Runtime> Store<R> {
         check_config(&config)?;
         let paths = Paths::new(&config);
         let disk = runtime.disk();
-        disk.create_dir_all(&paths.root).await?;
+        make_dir(disk, &paths.root).await?;
         let store_lock = match disk.lock(&paths.lock).await {
             Ok(store_lock) => store_lock,
             Err(error) if error.kind == DiskErrorKind::Locked => {
