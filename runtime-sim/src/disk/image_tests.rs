@@ -8,12 +8,25 @@ const SIZE_MAX: u64 = 20_000;
 
 #[derive(Clone, Debug)]
 enum Step {
-    Write { offset: u64, size: u64, byte: u8 },
-    Zero { offset: u64, size: u64 },
-    Grow { len: u64 },
+    Write {
+        offset: u64,
+        size: u64,
+        byte: u8,
+    },
+    Zero {
+        offset: u64,
+        size: u64,
+    },
+    Grow {
+        len: u64,
+    },
     /// Syncs all but the last so many changes.
-    Persist { behind: u64 },
-    PowerLoss { draw: u64 },
+    Persist {
+        behind: u64,
+    },
+    PowerLoss {
+        draw: u64,
+    },
 }
 
 fn step() -> impl Strategy<Value = Step> {
