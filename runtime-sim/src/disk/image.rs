@@ -315,7 +315,3 @@ fn clear(pages: &mut Pages, offset: u64, size: u64) {
         }
     }
 }
-
-#[cfg(test)]
-#[path = "image_tests.rs"]
-mod tests;
