@@ -1,18 +1,16 @@
 //! Two ways for tasks of a consumer to wait for each other: a signal that remembers one ring, and a queue of work.
 //!
 //! Neither blocks the side that rings or pushes. The work queue is bounded by whoever fills it (the flow limits of the
-//! process queues); items leave it in order.
+//! process queues); it serves waiting workers in the order in which they asked.
 
 use std::collections::VecDeque;
 use std::future::poll_fn;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, Mutex};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::task::Poll;
 
 use futures_channel::oneshot;
 use futures_util::task::AtomicWaker;
-
-use super::instance::lock;
 
 /// Rings a [`Bell`]. Rings that nobody has waited for yet collapse into one.
 #[derive(Clone, Debug)]
@@ -56,7 +54,7 @@ impl Bell {
     }
 }
 
-/// Many producers, many workers, each item to one worker, first in first out.
+/// Many producers, many workers, each item to one worker.
 #[derive(Debug)]
 pub(super) struct WorkQueue<T> {
     state: Mutex<WorkState<T>>,
@@ -65,7 +63,7 @@ pub(super) struct WorkQueue<T> {
 #[derive(Debug)]
 struct WorkState<T> {
     items: VecDeque<T>,
-    idle: VecDeque<oneshot::Sender<()>>,
+    idle: VecDeque<oneshot::Sender<T>>,
     is_closed: bool,
 }
 
@@ -80,44 +78,42 @@ impl<T> WorkQueue<T> {
         }
     }
 
-    /// Adds an item and wakes the worker that has waited longest. Dropped after `close`.
+    /// Hands `item` to the worker that has waited longest, or keeps it for the next that asks. Dropped after `close`.
     pub(super) fn push(&self, item: T) {
-        let mut state = lock(&self.state);
+        let mut state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
         if state.is_closed {
             return;
         }
-        state.items.push_back(item);
+        let mut item = item;
         while let Some(worker) = state.idle.pop_front() {
-            if worker.send(()).is_ok() {
-                return;
+            match worker.send(item) {
+                Ok(()) => return,
+                Err(returned) => item = returned,
             }
         }
+        state.items.push_back(item);
     }
 
-    /// The next item and what `begin` makes of it, or `None` once closed. `begin` is called for one item at a time, in the
-    /// order of the items, however many workers there are: it must be short.
-    pub(super) async fn pop<B>(&self, mut begin: impl FnMut(&T) -> B) -> Option<(T, B)> {
-        loop {
-            let woken = {
-                let mut state = lock(&self.state);
-                if state.is_closed {
-                    return None;
-                }
-                if let Some(item) = state.items.pop_front() {
-                    let begun = begin(&item);
-                    return Some((item, begun));
-                }
-                let (sender, receiver) = oneshot::channel();
-                state.idle.push_back(sender);
-                receiver
-            };
-            let _ = woken.await;
-        }
+    /// The next item, or `None` once closed.
+    pub(super) async fn pop(&self) -> Option<T> {
+        let receiver = {
+            let mut state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
+            if state.is_closed {
+                return None;
+            }
+            if let Some(item) = state.items.pop_front() {
+                return Some(item);
+            }
+            let (sender, receiver) = oneshot::channel();
+            state.idle.push_back(sender);
+            receiver
+        };
+        receiver.await.ok()
     }
 
     /// Drops what is queued and lets every worker end after what it has in hand.
     pub(super) fn close(&self) {
-        let mut state = lock(&self.state);
+        let mut state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
         state.is_closed = true;
         state.items.clear();
         state.idle.clear();
@@ -128,10 +124,6 @@ impl<T> WorkQueue<T> {
 mod tests {
     use super::*;
     use futures_util::FutureExt;
-
-    fn pop(queue: &WorkQueue<i32>) -> impl Future<Output = Option<i32>> + '_ {
-        queue.pop(|_| ()).map(|popped| popped.map(|(item, ())| item))
-    }
 
     #[test]
     fn rings_collapse_and_are_remembered() {
@@ -145,37 +137,34 @@ mod tests {
     }
 
     #[test]
-    fn work_goes_to_one_worker_each_and_begins_in_order() {
+    fn work_goes_to_one_worker_each_in_order() {
         let queue = WorkQueue::new();
-        let mut waiting = Box::pin(pop(&queue));
-        assert!(waiting.as_mut().now_or_never().is_none());
+        let mut first = Box::pin(queue.pop());
+        assert!(first.as_mut().now_or_never().is_none());
         queue.push(1);
         queue.push(2);
-        // Whoever comes first gets the first item, even if another was woken for it.
-        assert_eq!(pop(&queue).now_or_never(), Some(Some(1)));
-        assert_eq!(waiting.now_or_never(), Some(Some(2)));
+        assert_eq!(queue.pop().now_or_never(), Some(Some(2)));
+        assert_eq!(first.now_or_never(), Some(Some(1)));
     }
 
     #[test]
-    fn a_worker_that_left_is_not_waited_for() {
+    fn work_of_a_worker_that_left_goes_to_the_next() {
         let queue = WorkQueue::new();
-        let mut gone = Box::pin(pop(&queue));
+        let mut gone = Box::pin(queue.pop());
         assert!(gone.as_mut().now_or_never().is_none());
-        let mut waiting = Box::pin(pop(&queue));
-        assert!(waiting.as_mut().now_or_never().is_none());
         drop(gone);
         queue.push(1);
-        assert_eq!(waiting.now_or_never(), Some(Some(1)));
+        assert_eq!(queue.pop().now_or_never(), Some(Some(1)));
     }
 
     #[test]
     fn closing_ends_waiting_and_later_workers() {
-        let queue = WorkQueue::new();
-        let mut waiting = Box::pin(pop(&queue));
+        let queue = WorkQueue::<i32>::new();
+        let mut waiting = Box::pin(queue.pop());
         assert!(waiting.as_mut().now_or_never().is_none());
         queue.close();
         assert_eq!(waiting.now_or_never(), Some(None));
         queue.push(1);
-        assert_eq!(pop(&queue).now_or_never(), Some(None));
+        assert_eq!(queue.pop().now_or_never(), Some(None));
     }
 }

@@ -17,7 +17,7 @@ use super::peer::{Identity, no_reply_within};
 use super::{CallError, Limits, Peer, Replies, Service, connection};
 use crate::protocol::Command;
 use crate::protocol::frame::HeaderType;
-use crate::runtime::{Mono, Runtime, Stream, TaskSet};
+use crate::runtime::{Elapsed, Mono, Runtime, Stream, TaskSet};
 use crate::sync::lock;
 
 /// Pause between attempts to connect to one address: doubled from failure to failure, reset by a success.
@@ -110,22 +110,23 @@ impl<R: Runtime> Connections<R> {
         chunks: Vec<Bytes>,
         timeout: Duration,
     ) -> Result<Command, CallError> {
-        let mut queued = false;
+        let mut asked = None;
         let calling = async {
             let peer = self.connected(address).await?;
             peer.room().await;
             let call = peer.begin(command, chunks)?;
-            queued = true;
+            asked = Some(peer);
             call.reply().await
         };
         let replied = self.shared.runtime.timeout(timeout, calling).await;
-        replied.unwrap_or_else(|_| {
-            if queued {
+        match (replied, asked) {
+            (Ok(replied), _) => replied,
+            (Err(Elapsed), Some(peer)) => {
+                peer.suspect(self.shared.runtime.mono());
                 Err(no_reply_within(timeout))
-            } else {
-                Err(not_connected_within(timeout))
             }
-        })
+            (Err(Elapsed), None) => Err(not_connected_within(timeout)),
+        }
     }
 
     /// Sends `command` to `address` and does not wait for it to be served, nor know whether it was.

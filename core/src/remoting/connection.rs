@@ -54,6 +54,7 @@ pub(super) async fn run<R: Runtime, S: Service>(
         service: Arc::clone(&service),
         reason: "the connection's task was stopped".to_owned(),
     };
+    peer.heard(runtime.mono());
     service.opened(&peer);
     let (reader, writer) = stream.split();
     let connection = Connection::<R, S> {
@@ -157,6 +158,7 @@ impl<R: Runtime, S: Service> Connection<R, S> {
                 Event::Read(Ok(size)) => {
                     self.read_since_yield += size;
                     self.last_traffic = self.runtime.mono();
+                    self.peer.heard(self.last_traffic);
                     if let Err(end) = self.greet() {
                         return end;
                     }

@@ -65,6 +65,9 @@ pub struct Limits {
     pub write_time_max: Duration,
     /// Time without traffic either way. Default 120 s, the official value on both sides. Beyond it the connection is closed.
     pub idle_time_max: Duration,
+    /// Silence of a server after which a call that times out ends the connection. Default 10 s, three times the usual time-out:
+    /// a host that is gone without a trace is noticed, one that pauses is not deserted.
+    pub silence_time_max: Duration,
     /// Time for a TCP connection of a client. Default 3 s, the official clients' value. Beyond it the call fails as not sent.
     pub connect_time_max: Duration,
 }
@@ -81,6 +84,7 @@ impl Default for Limits {
             call_queue_size_max: 4 << 20,
             write_time_max: Duration::from_secs(30),
             idle_time_max: Duration::from_secs(120),
+            silence_time_max: Duration::from_secs(10),
             connect_time_max: Duration::from_secs(3),
         }
     }

@@ -19,7 +19,7 @@ use futures_util::task::AtomicWaker;
 use super::{CallError, Limits, replies};
 use crate::protocol::Command;
 use crate::protocol::frame::{self, HeaderType, Outgoing};
-use crate::runtime::Runtime;
+use crate::runtime::{Mono, Runtime};
 use crate::sync::lock;
 use crate::types::Map;
 
@@ -38,6 +38,8 @@ struct Shared {
     closing: AtomicBool,
     open: AtomicBool,
     late_count: Arc<AtomicU64>,
+    /// When the peer was heard last.
+    heard: AtomicU64,
     queue: Mutex<Queue>,
 }
 
@@ -80,6 +82,7 @@ impl Peer {
             closing: AtomicBool::new(false),
             open: AtomicBool::new(true),
             late_count,
+            heard: AtomicU64::new(0),
             queue: Mutex::new(Queue {
                 out: Outgoing::new(limits.frame),
                 calls: Map::default(),
@@ -254,6 +257,22 @@ impl Peer {
         };
         for waiting in room {
             let _ = waiting.send(());
+        }
+    }
+
+    /// Bytes of the peer have arrived.
+    pub(super) fn heard(&self, now: Mono) {
+        self.0.heard.store(now.0, Ordering::Relaxed);
+    }
+
+    /// A call has timed out: closes the connection if the peer has been silent for long. Its host may be gone without a
+    /// trace; the next call then finds out by connecting.
+    pub(super) fn suspect(&self, now: Mono) {
+        let heard = Mono(self.0.heard.load(Ordering::Relaxed));
+        let silence = now.since(heard);
+        if silence >= self.0.limits.silence_time_max {
+            log::debug!("{self:?}: silent for {} ms, closing", silence.as_millis());
+            self.close();
         }
     }
 

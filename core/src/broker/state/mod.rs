@@ -25,13 +25,12 @@ pub mod topics;
 
 use clients::{Clients, ConnectionId, Heartbeat};
 use delays::DelayProgress;
-use groups::Groups;
+use groups::{GroupConfig, Groups};
 use lineage::Lineage;
 use locks::QueueLocks;
 use offsets::Offsets;
-use topics::Topics;
+use topics::{TopicConfig, Topics};
 
-use crate::protocol::body::{SubscriptionGroupConfig, TopicConfig};
 use crate::runtime::{Mono, WallMillis};
 
 /// A change of the tables, decided and complete.
@@ -42,7 +41,7 @@ pub enum Change<'a> {
     RemoveTopic {
         topic: &'a str,
     },
-    PutGroup(SubscriptionGroupConfig),
+    PutGroup(GroupConfig),
     RemoveGroup {
         group: &'a str,
         and_offsets: bool,
@@ -52,8 +51,6 @@ pub enum Change<'a> {
         topic: &'a str,
         queue_id: i32,
         offset: i64,
-        /// The connection that commits; `None` if the broker itself does.
-        by: Option<ConnectionId>,
     },
     /// The queue's messages below `next_offset` of this delay level are delivered.
     Delivered {
@@ -186,9 +183,8 @@ impl Tables {
                 topic,
                 queue_id,
                 offset,
-                by,
             } => {
-                self.offsets.commit(group, topic, queue_id, offset, by);
+                self.offsets.commit(group, topic, queue_id, offset);
                 Effects::touching(Touched {
                     offsets: true,
                     ..untouched
@@ -273,13 +269,12 @@ mod tests {
     #[test]
     fn removing_a_topic_removes_the_offsets_on_it() {
         let mut tables = Tables::default();
-        tables.apply(Change::PutTopic(topics::topic("T", 4, 6)), WallMillis(1));
+        tables.apply(Change::PutTopic(TopicConfig::new("T", 4, 6)), WallMillis(1));
         let commit = |topic| Change::CommitOffset {
             group: "g",
             topic,
             queue_id: 0,
             offset: 3,
-            by: None,
         };
         tables.apply(commit("T"), WallMillis(1));
         tables.apply(commit("U"), WallMillis(1));
