@@ -1,3 +1,196 @@
-//! A broker: it stores what producers send, hands it to consumers, and keeps what it promised over kill and power loss.
+//! A broker: it stores what producers send, hands it to consumers, and keeps over kill and power loss what it promised.
+//!
+//! ```text
+//!              connections
+//!                   │ turns of requests
+//!    dispatch ─► handlers ─► operations ─► store        messages
+//!                   │             └──────► state        topics, groups, offsets, locks, clients
+//!          held pulls, flush waits              │
+//!                   │                       persist     JSON files
+//!     long_poll, acknowledger, schedule, register: one task each
+//! ```
+//!
+//! Not here: the files of messages ([`store`](crate::store)), frames and connections ([`remoting`](crate::remoting)).
+//! Invariants: a send is acknowledged only after its record was written, and under synchronous flush flushed; a topic,
+//! group or new lock owner is answered only after it is durable; all that consumers can notice changes by
+//! [`state::Change`].
 
+mod dispatch;
+mod handlers;
+mod long_poll;
+pub mod operations;
+mod persist;
+mod recovery;
+mod register;
+mod schedule;
+mod settings;
 pub mod state;
+
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::time::Duration;
+
+use self::handlers::{Handlers, HeldPull};
+use self::long_poll::LongPolls;
+pub use self::operations::Operations;
+use self::persist::Saver;
+pub use self::persist::{SaveError, Table};
+use self::register::Registry;
+use crate::config::BrokerConfig;
+use crate::probe::Fact;
+use crate::protocol::Command;
+use crate::remoting::{Connections, Inbound, Limits, Peer, Server};
+use crate::runtime::{Listener as _, NetError, Runtime, TaskSet};
+use crate::store::{Arrivals, OpenError, Store};
+
+/// How long a start waits for name servers to know of this broker. Beyond, it serves all the same and goes on trying.
+const REGISTRATION_WAIT: Duration = Duration::from_secs(3);
+
+/// Period of looking for clients that have fallen silent (`ClientHousekeepingService.java`).
+const EXPIRY_PERIOD: Duration = Duration::from_secs(10);
+
+/// Why a broker does not start.
+#[derive(Debug, thiserror::Error)]
+pub enum StartError {
+    #[error("broker cannot listen on {address}: {error}")]
+    Listen { address: SocketAddr, error: NetError },
+    #[error("broker's own address: {0}")]
+    Address(NetError),
+    #[error(transparent)]
+    Store(#[from] OpenError),
+    #[error("broker's tables cannot be saved")]
+    Tables(#[from] SaveError),
+}
+
+/// A running broker. Dropping it stops it as a kill would; [`shutdown`](Broker::shutdown) stops it in order.
+pub struct Broker<R: Runtime> {
+    operations: Arc<Operations<R>>,
+    server: Server<R>,
+    connections: Connections<R>,
+    tasks: TaskSet<R>,
+}
+
+impl<R: Runtime> Broker<R> {
+    /// Opens and recovers the store, loads the tables, listens, registers with the name servers.
+    pub async fn start(runtime: R, config: BrokerConfig) -> Result<Broker<R>, StartError> {
+        let polls = Arc::new(LongPolls::<HeldPull>::new(config.admission.pull_queue_capacity));
+        let arrivals: Arc<dyn Arrivals> = polls.clone();
+        let (store, recovery) = Store::open(&runtime, settings::store_config(&config), arrivals).await?;
+        runtime.announce(Fact::Recovered {
+            end: recovery.log_end,
+            lost_bytes: recovery.cut_bytes,
+        });
+        let loaded = persist::load(&runtime, &config).await;
+        let tables = recovery::tables(&runtime, &config, &store, &recovery, loaded);
+
+        let address = config.listen();
+        let listener = runtime.listen(address).await;
+        let listener = listener.map_err(|error| StartError::Listen { address, error })?;
+        let advertised = settings::advertised(&runtime, &config, listener.local_address()).await;
+        let store_host = advertised.map_err(StartError::Address)?;
+
+        let saver = Arc::new(Saver::new());
+        let registry = Arc::new(Registry::new(config.network.namesrv_addresses.0.len()));
+        let operations = Arc::new(Operations::new(
+            runtime.clone(),
+            config,
+            store_host,
+            store,
+            tables,
+            saver,
+            registry,
+        ));
+        persist::save_start(&operations).await?;
+
+        let handlers = Arc::new(Handlers::new(operations.clone(), polls.clone()));
+        let mut broker = Broker {
+            server: Server::start(runtime.clone(), listener, handlers.clone(), limits(&operations.config)),
+            connections: Connections::new(runtime, Arc::new(NothingAsked)),
+            tasks: TaskSet::new(),
+            operations,
+        };
+        broker.spawn_tasks(&handlers, polls);
+        let registered = broker.operations.registry.registered_as_of_now();
+        // Not in time is no failure: see REGISTRATION_WAIT.
+        let _ = broker.operations.runtime.timeout(REGISTRATION_WAIT, registered).await;
+        Ok(broker)
+    }
+
+    fn spawn_tasks(&mut self, handlers: &Arc<Handlers<R>>, polls: Arc<LongPolls<HeldPull>>) {
+        let runtime = self.operations.runtime.clone();
+        let tasks = &mut self.tasks;
+        tasks.spawn(&runtime, "broker saver", persist::run(self.operations.clone()));
+        let own = handlers.clone();
+        tasks.spawn(
+            &runtime,
+            "broker acknowledger",
+            async move { own.run_acknowledger().await },
+        );
+        let own = handlers.clone();
+        tasks.spawn(&runtime, "broker woken pulls", async move { own.run_woken().await });
+        let (own, clock) = (polls.clone(), runtime.clone());
+        tasks.spawn(
+            &runtime,
+            "broker pull timer",
+            async move { own.run_timer(&clock).await },
+        );
+        let operations = self.operations.clone();
+        tasks.spawn(&runtime, "broker delay levels", async move {
+            schedule::run(operations, &polls.schedule_bell).await;
+        });
+        let own = handlers.clone();
+        tasks.spawn(&runtime, "broker client expiry", async move {
+            loop {
+                own.operations.runtime.sleep(EXPIRY_PERIOD).await;
+                let notices = own.operations.expire_clients();
+                own.notify(notices);
+            }
+        });
+        let name_servers = self.operations.config.network.namesrv_addresses.0.clone();
+        for (index, address) in name_servers.into_iter().enumerate() {
+            let operations = self.operations.clone();
+            let registering = register::run(operations, self.connections.clone(), index, address);
+            tasks.spawn(&runtime, "broker registration", registering);
+        }
+    }
+
+    /// The address bound.
+    pub fn address(&self) -> SocketAddr {
+        self.server.address()
+    }
+
+    /// What this broker can be asked: for gateways that speak other protocols.
+    pub fn operations(&self) -> &Arc<Operations<R>> {
+        &self.operations
+    }
+
+    /// Leaves the name servers, ends the connections, saves the tables, closes the store.
+    pub async fn shutdown(mut self) {
+        self.tasks.shutdown().await;
+        register::unregister(&self.operations, &self.connections).await;
+        self.server.shutdown().await;
+        persist::save_all(&self.operations).await;
+        self.connections.shutdown().await;
+        if let Err(error) = self.operations.store.close().await {
+            log::error!("store is not closed in order: {error}");
+        }
+    }
+}
+
+fn limits(config: &BrokerConfig) -> Limits {
+    Limits {
+        idle_time_max: Duration::from_secs(u64::from(config.network.server_channel_max_idle_time_seconds)),
+        ..Limits::default()
+    }
+}
+
+/// Name servers ask nothing of a broker.
+struct NothingAsked;
+
+impl Inbound for NothingAsked {
+    fn request(&self, address: &str, peer: &Peer, command: Command) {
+        log::warn!("name server {address} asks {}, which no broker answers", command.code);
+        let reply = Command::not_supported(&command);
+        peer.answer_later(&command).reply(reply, Vec::new());
+    }
+}

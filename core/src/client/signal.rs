@@ -1,16 +1,18 @@
 //! Two ways for tasks of a consumer to wait for each other: a signal that remembers one ring, and a queue of work.
 //!
 //! Neither blocks the side that rings or pushes. The work queue is bounded by whoever fills it (the flow limits of the
-//! process queues); it serves waiting workers in the order in which they asked.
+//! process queues); items leave it in order.
 
 use std::collections::VecDeque;
 use std::future::poll_fn;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex};
 use std::task::Poll;
 
 use futures_channel::oneshot;
 use futures_util::task::AtomicWaker;
+
+use super::instance::lock;
 
 /// Rings a [`Bell`]. Rings that nobody has waited for yet collapse into one.
 #[derive(Clone, Debug)]
@@ -54,7 +56,7 @@ impl Bell {
     }
 }
 
-/// Many producers, many workers, each item to one worker.
+/// Many producers, many workers, each item to one worker, first in first out.
 #[derive(Debug)]
 pub(super) struct WorkQueue<T> {
     state: Mutex<WorkState<T>>,
@@ -63,7 +65,7 @@ pub(super) struct WorkQueue<T> {
 #[derive(Debug)]
 struct WorkState<T> {
     items: VecDeque<T>,
-    idle: VecDeque<oneshot::Sender<T>>,
+    idle: VecDeque<oneshot::Sender<()>>,
     is_closed: bool,
 }
 
@@ -78,42 +80,44 @@ impl<T> WorkQueue<T> {
         }
     }
 
-    /// Hands `item` to the worker that has waited longest, or keeps it for the next that asks. Dropped after `close`.
+    /// Adds an item and wakes the worker that has waited longest. Dropped after `close`.
     pub(super) fn push(&self, item: T) {
-        let mut state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut state = lock(&self.state);
         if state.is_closed {
             return;
         }
-        let mut item = item;
+        state.items.push_back(item);
         while let Some(worker) = state.idle.pop_front() {
-            match worker.send(item) {
-                Ok(()) => return,
-                Err(returned) => item = returned,
+            if worker.send(()).is_ok() {
+                return;
             }
         }
-        state.items.push_back(item);
     }
 
-    /// The next item, or `None` once closed.
-    pub(super) async fn pop(&self) -> Option<T> {
-        let receiver = {
-            let mut state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
-            if state.is_closed {
-                return None;
-            }
-            if let Some(item) = state.items.pop_front() {
-                return Some(item);
-            }
-            let (sender, receiver) = oneshot::channel();
-            state.idle.push_back(sender);
-            receiver
-        };
-        receiver.await.ok()
+    /// The next item and what `begin` makes of it, or `None` once closed. `begin` is called for one item at a time, in the
+    /// order of the items, however many workers there are: it must be short.
+    pub(super) async fn pop<B>(&self, mut begin: impl FnMut(&T) -> B) -> Option<(T, B)> {
+        loop {
+            let woken = {
+                let mut state = lock(&self.state);
+                if state.is_closed {
+                    return None;
+                }
+                if let Some(item) = state.items.pop_front() {
+                    let begun = begin(&item);
+                    return Some((item, begun));
+                }
+                let (sender, receiver) = oneshot::channel();
+                state.idle.push_back(sender);
+                receiver
+            };
+            let _ = woken.await;
+        }
     }
 
     /// Drops what is queued and lets every worker end after what it has in hand.
     pub(super) fn close(&self) {
-        let mut state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut state = lock(&self.state);
         state.is_closed = true;
         state.items.clear();
         state.idle.clear();
@@ -124,6 +128,10 @@ impl<T> WorkQueue<T> {
 mod tests {
     use super::*;
     use futures_util::FutureExt;
+
+    fn pop(queue: &WorkQueue<i32>) -> impl Future<Output = Option<i32>> + '_ {
+        queue.pop(|_| ()).map(|popped| popped.map(|(item, ())| item))
+    }
 
     #[test]
     fn rings_collapse_and_are_remembered() {
@@ -137,34 +145,37 @@ mod tests {
     }
 
     #[test]
-    fn work_goes_to_one_worker_each_in_order() {
+    fn work_goes_to_one_worker_each_and_begins_in_order() {
         let queue = WorkQueue::new();
-        let mut first = Box::pin(queue.pop());
-        assert!(first.as_mut().now_or_never().is_none());
+        let mut waiting = Box::pin(pop(&queue));
+        assert!(waiting.as_mut().now_or_never().is_none());
         queue.push(1);
         queue.push(2);
-        assert_eq!(queue.pop().now_or_never(), Some(Some(2)));
-        assert_eq!(first.now_or_never(), Some(Some(1)));
+        // Whoever comes first gets the first item, even if another was woken for it.
+        assert_eq!(pop(&queue).now_or_never(), Some(Some(1)));
+        assert_eq!(waiting.now_or_never(), Some(Some(2)));
     }
 
     #[test]
-    fn work_of_a_worker_that_left_goes_to_the_next() {
+    fn a_worker_that_left_is_not_waited_for() {
         let queue = WorkQueue::new();
-        let mut gone = Box::pin(queue.pop());
+        let mut gone = Box::pin(pop(&queue));
         assert!(gone.as_mut().now_or_never().is_none());
+        let mut waiting = Box::pin(pop(&queue));
+        assert!(waiting.as_mut().now_or_never().is_none());
         drop(gone);
         queue.push(1);
-        assert_eq!(queue.pop().now_or_never(), Some(Some(1)));
+        assert_eq!(waiting.now_or_never(), Some(Some(1)));
     }
 
     #[test]
     fn closing_ends_waiting_and_later_workers() {
-        let queue = WorkQueue::<i32>::new();
-        let mut waiting = Box::pin(queue.pop());
+        let queue = WorkQueue::new();
+        let mut waiting = Box::pin(pop(&queue));
         assert!(waiting.as_mut().now_or_never().is_none());
         queue.close();
         assert_eq!(waiting.now_or_never(), Some(None));
         queue.push(1);
-        assert_eq!(queue.pop().now_or_never(), Some(None));
+        assert_eq!(pop(&queue).now_or_never(), Some(None));
     }
 }

@@ -10,6 +10,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use super::subscription::Subscription;
+use crate::protocol::body::{ConsumeFromWhere, ConsumeType, MessageModel};
 use crate::runtime::Mono;
 use crate::types::Map;
 
@@ -35,9 +36,9 @@ pub struct ClientInfo {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct ConsumerEntry {
     pub group: String,
-    pub consume_type: String,
-    pub message_model: String,
-    pub consume_from_where: String,
+    pub consume_type: ConsumeType,
+    pub message_model: MessageModel,
+    pub consume_from_where: ConsumeFromWhere,
     /// `None`: unchanged since the last full heartbeat (`withoutSub`).
     pub subscriptions: Option<Vec<Subscription>>,
 }
@@ -60,9 +61,9 @@ pub struct Member {
 
 #[derive(Clone, Debug, Default)]
 pub struct ConsumerGroup {
-    pub consume_type: String,
-    pub message_model: String,
-    pub consume_from_where: String,
+    pub consume_type: ConsumeType,
+    pub message_model: MessageModel,
+    pub consume_from_where: ConsumeFromWhere,
     pub members: BTreeMap<ConnectionId, Member>,
     pub subscriptions: BTreeMap<String, Arc<Subscription>>,
     fingerprint: i32,
@@ -70,7 +71,7 @@ pub struct ConsumerGroup {
 
 impl ConsumerGroup {
     pub fn is_broadcasting(&self) -> bool {
-        self.message_model == "BROADCASTING"
+        self.message_model == MessageModel::Broadcasting
     }
 
     /// Client ids, each once even while a client is changing its connection.
@@ -158,9 +159,9 @@ impl Clients {
                 outcome.subscriptions_wanted = true;
             }
             let group = self.consumers.entry(entry.group.clone()).or_default();
-            group.consume_type.clone_from(&entry.consume_type);
-            group.message_model.clone_from(&entry.message_model);
-            group.consume_from_where.clone_from(&entry.consume_from_where);
+            group.consume_type = entry.consume_type;
+            group.message_model = entry.message_model;
+            group.consume_from_where = entry.consume_from_where;
             let joined = group.members.insert(connection, member()).is_none();
             known.consumers.insert(entry.group.clone());
             let resubscribed = match &entry.subscriptions {
@@ -360,9 +361,9 @@ mod tests {
             producers: vec!["p".to_owned()],
             consumers: vec![ConsumerEntry {
                 group: group.to_owned(),
-                consume_type: "CONSUME_PASSIVELY".to_owned(),
-                message_model: "CLUSTERING".to_owned(),
-                consume_from_where: "CONSUME_FROM_LAST_OFFSET".to_owned(),
+                consume_type: ConsumeType::Passively,
+                message_model: MessageModel::Clustering,
+                consume_from_where: ConsumeFromWhere::LastOffset,
                 subscriptions: Some(
                     topics
                         .iter()

@@ -6,68 +6,12 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
-use serde::{Deserialize, Serialize};
-use serde_json::Value;
-
-use super::topics::DataVersion;
+use crate::protocol::body::{DataVersion, SubscriptionGroupConfig as GroupConfig, SubscriptionGroupWrapper};
 use crate::runtime::WallMillis;
 use crate::types::Map;
 
 /// Longest group name in bytes (`TopicValidator.java`, `validateGroup`).
 pub const NAME_BYTES_MAX: usize = 120;
-
-/// One group, as RocketMQ writes it to `subscriptionGroup.json`. Members that we do not interpret are kept as they are.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
-#[serde(rename_all = "camelCase", default)]
-pub struct GroupConfig {
-    pub attributes: BTreeMap<String, String>,
-    pub broker_id: i64,
-    pub consume_broadcast_enable: bool,
-    pub consume_enable: bool,
-    pub consume_from_min_enable: bool,
-    pub consume_message_orderly: bool,
-    pub consume_timeout_minute: i32,
-    pub group_name: String,
-    pub group_retry_policy: Value,
-    pub group_sys_flag: i32,
-    pub notify_consumer_ids_changed_enable: bool,
-    pub retry_max_times: i32,
-    pub retry_queue_nums: i32,
-    #[serde(skip_serializing_if = "Value::is_null")]
-    pub subscription_data_set: Value,
-    pub which_broker_when_consume_slowly: i64,
-}
-
-impl Default for GroupConfig {
-    fn default() -> Self {
-        GroupConfig {
-            attributes: BTreeMap::new(),
-            broker_id: 0,
-            consume_broadcast_enable: true,
-            consume_enable: true,
-            consume_from_min_enable: true,
-            consume_message_orderly: false,
-            consume_timeout_minute: 15,
-            group_name: String::new(),
-            group_retry_policy: serde_json::json!({"type": "CUSTOMIZED"}),
-            group_sys_flag: 0,
-            notify_consumer_ids_changed_enable: true,
-            retry_max_times: 16,
-            retry_queue_nums: 1,
-            subscription_data_set: Value::Null,
-            which_broker_when_consume_slowly: 1,
-        }
-    }
-}
-
-impl GroupConfig {
-    pub fn named(name: impl Into<String>) -> GroupConfig {
-        GroupConfig {
-            group_name: name.into(),
-            ..GroupConfig::default()
-        }
-    }
-}
 
 /// Why a group name is refused.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
@@ -126,14 +70,14 @@ impl Groups {
     pub(super) fn put(&mut self, config: GroupConfig, now: WallMillis) {
         debug_assert_eq!(check_name(&config.group_name), Ok(()));
         self.table.insert(config.group_name.clone(), Arc::new(config));
-        self.version.raise(now);
+        self.version = self.version.next(now);
     }
 
     pub(super) fn remove(&mut self, name: &str, now: WallMillis) {
         let known = self.table.remove(name).is_some();
         let forbidden = self.forbidden.remove(name).is_some();
         if known | forbidden {
-            self.version.raise(now);
+            self.version = self.version.next(now);
         }
     }
 
@@ -162,8 +106,9 @@ impl Groups {
         all
     }
 
-    pub fn save(&self) -> SavedGroups {
-        SavedGroups {
+    /// The table as `config/subscriptionGroup.json` holds it.
+    pub fn save(&self) -> SubscriptionGroupWrapper {
+        SubscriptionGroupWrapper {
             data_version: self.version,
             forbidden_table: self.forbidden.clone(),
             subscription_group_table: self
@@ -175,7 +120,7 @@ impl Groups {
     }
 
     /// Takes over a saved table; names that break the rules are left out and returned.
-    pub fn restore(&mut self, saved: SavedGroups) -> Vec<String> {
+    pub fn restore(&mut self, saved: SubscriptionGroupWrapper) -> Vec<String> {
         let mut refused = Vec::new();
         for (name, mut config) in saved.subscription_group_table {
             config.group_name.clone_from(&name);
@@ -198,21 +143,12 @@ impl Groups {
     }
 }
 
-/// `config/subscriptionGroup.json`.
-#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
-#[serde(rename_all = "camelCase", default)]
-pub struct SavedGroups {
-    pub data_version: DataVersion,
-    pub forbidden_table: BTreeMap<String, BTreeMap<String, i32>>,
-    pub subscription_group_table: BTreeMap<String, GroupConfig>,
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
 
     #[test]
-    fn a_saved_table_comes_back_with_members_we_do_not_interpret() {
+    fn a_saved_table_comes_back_with_a_policy_we_do_not_use() {
         let text = r#"{"dataVersion":{"counter":3,"stateVersion":0,"timestamp":9},"forbiddenTable":{"g":{"T":1}},
             "subscriptionGroupTable":{"g":{"groupName":"g","retryMaxTimes":3,
             "groupRetryPolicy":{"type":"EXPONENTIAL","exponentialRetryPolicy":{"initial":1}}}}}"#;

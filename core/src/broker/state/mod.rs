@@ -25,12 +25,13 @@ pub mod topics;
 
 use clients::{Clients, ConnectionId, Heartbeat};
 use delays::DelayProgress;
-use groups::{GroupConfig, Groups};
+use groups::Groups;
 use lineage::Lineage;
 use locks::QueueLocks;
 use offsets::Offsets;
-use topics::{TopicConfig, Topics};
+use topics::Topics;
 
+use crate::protocol::body::{SubscriptionGroupConfig, TopicConfig};
 use crate::runtime::{Mono, WallMillis};
 
 /// A change of the tables, decided and complete.
@@ -41,7 +42,7 @@ pub enum Change<'a> {
     RemoveTopic {
         topic: &'a str,
     },
-    PutGroup(GroupConfig),
+    PutGroup(SubscriptionGroupConfig),
     RemoveGroup {
         group: &'a str,
         and_offsets: bool,
@@ -51,6 +52,8 @@ pub enum Change<'a> {
         topic: &'a str,
         queue_id: i32,
         offset: i64,
+        /// The connection that commits; `None` if the broker itself does.
+        by: Option<ConnectionId>,
     },
     /// The queue's messages below `next_offset` of this delay level are delivered.
     Delivered {
@@ -183,8 +186,9 @@ impl Tables {
                 topic,
                 queue_id,
                 offset,
+                by,
             } => {
-                self.offsets.commit(group, topic, queue_id, offset);
+                self.offsets.commit(group, topic, queue_id, offset, by);
                 Effects::touching(Touched {
                     offsets: true,
                     ..untouched
@@ -269,12 +273,13 @@ mod tests {
     #[test]
     fn removing_a_topic_removes_the_offsets_on_it() {
         let mut tables = Tables::default();
-        tables.apply(Change::PutTopic(TopicConfig::new("T", 4, 6)), WallMillis(1));
+        tables.apply(Change::PutTopic(topics::topic("T", 4, 6)), WallMillis(1));
         let commit = |topic| Change::CommitOffset {
             group: "g",
             topic,
             queue_id: 0,
             offset: 3,
+            by: None,
         };
         tables.apply(commit("T"), WallMillis(1));
         tables.apply(commit("U"), WallMillis(1));

@@ -1,25 +1,33 @@
 //! Committed offsets: up to where each group has consumed each queue. Not where a client reads: see `lineage`.
 //!
-//! Invariant: every offset is at least 0. Whether an offset may go back is the proposer's decision: clients of
-//! RocketMQ rewind by committing a lower one.
+//! Invariant: every offset is at least 0. Whether an offset may go back is the proposer's decision, made with the
+//! connection that committed last ([`Offsets::committer`]).
 
 use std::collections::BTreeMap;
 
 use serde::{Deserialize, Serialize};
 
-use super::topics::DataVersion;
+use super::clients::ConnectionId;
+use crate::protocol::body::DataVersion;
 use crate::runtime::WallMillis;
 use crate::types::Map;
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+struct Committed {
+    offset: i64,
+    /// Who committed it; `None` after a restart.
+    by: Option<ConnectionId>,
+}
 
 /// Offsets by topic, then group, then queue: each look-up borrows its keys.
 #[derive(Clone, Debug, Default)]
 pub struct Offsets {
-    topics: Map<String, Map<String, BTreeMap<i32, i64>>>,
+    topics: Map<String, Map<String, BTreeMap<i32, Committed>>>,
     version: DataVersion,
 }
 
 impl Offsets {
-    pub(super) fn commit(&mut self, group: &str, topic: &str, queue_id: i32, offset: i64) {
+    pub(super) fn commit(&mut self, group: &str, topic: &str, queue_id: i32, offset: i64, by: Option<ConnectionId>) {
         debug_assert!(offset >= 0);
         let queues = self.topics.get_mut(topic).and_then(|groups| groups.get_mut(group));
         let queues = match queues {
@@ -31,7 +39,7 @@ impl Offsets {
                 .entry(group.to_owned())
                 .or_default(),
         };
-        queues.insert(queue_id, offset);
+        queues.insert(queue_id, Committed { offset, by });
     }
 
     pub(super) fn remove_group(&mut self, group: &str) {
@@ -46,7 +54,16 @@ impl Offsets {
     }
 
     pub fn get(&self, group: &str, topic: &str, queue_id: i32) -> Option<i64> {
-        self.topics.get(topic)?.get(group)?.get(&queue_id).copied()
+        Some(self.entry(group, topic, queue_id)?.offset)
+    }
+
+    /// The connection that committed the present offset, in this run of the broker.
+    pub fn committer(&self, group: &str, topic: &str, queue_id: i32) -> Option<ConnectionId> {
+        self.entry(group, topic, queue_id)?.by
+    }
+
+    fn entry(&self, group: &str, topic: &str, queue_id: i32) -> Option<&Committed> {
+        self.topics.get(topic)?.get(group)?.get(&queue_id)
     }
 
     /// Groups with offsets on a topic, sorted.
@@ -75,11 +92,8 @@ impl Offsets {
         let mut all = Vec::new();
         for (topic, groups) in &self.topics {
             for (group, queues) in groups {
-                all.extend(
-                    queues
-                        .iter()
-                        .map(|(queue, offset)| (group.clone(), topic.clone(), *queue, *offset)),
-                );
+                let named = |(queue, entry): (&i32, &Committed)| (group.clone(), topic.clone(), *queue, entry.offset);
+                all.extend(queues.iter().map(named));
             }
         }
         all.sort();
@@ -87,11 +101,12 @@ impl Offsets {
     }
 
     pub fn save(&mut self, now: WallMillis) -> SavedOffsets {
-        self.version.raise(now);
+        self.version = self.version.next(now);
         let mut table: BTreeMap<String, BTreeMap<i32, i64>> = BTreeMap::new();
         for (topic, groups) in &self.topics {
             for (group, queues) in groups {
-                table.insert(format!("{topic}@{group}"), queues.clone());
+                let offsets = queues.iter().map(|(queue, entry)| (*queue, entry.offset)).collect();
+                table.insert(format!("{topic}@{group}"), offsets);
             }
         }
         SavedOffsets {
@@ -110,7 +125,7 @@ impl Offsets {
             };
             for (queue, offset) in queues {
                 if queue >= 0 && offset >= 0 {
-                    self.commit(group, topic, queue, offset);
+                    self.commit(group, topic, queue, offset, None);
                 }
             }
         }
@@ -121,7 +136,10 @@ impl Offsets {
     pub fn check_invariants(&self) {
         for groups in self.topics.values() {
             for queues in groups.values() {
-                assert!(queues.values().all(|offset| *offset >= 0), "offsets are not negative");
+                assert!(
+                    queues.values().all(|entry| entry.offset >= 0),
+                    "offsets are not negative"
+                );
             }
         }
     }
@@ -142,10 +160,10 @@ mod tests {
     #[test]
     fn offsets_are_kept_per_group_topic_and_queue() {
         let mut offsets = Offsets::default();
-        offsets.commit("g", "T", 0, 5);
-        offsets.commit("g", "T", 1, 7);
-        offsets.commit("h", "T", 0, 1);
-        offsets.commit("g", "T", 0, 4);
+        offsets.commit("g", "T", 0, 5, Some(1));
+        offsets.commit("g", "T", 1, 7, Some(1));
+        offsets.commit("h", "T", 0, 1, Some(1));
+        offsets.commit("g", "T", 0, 4, Some(1));
         assert_eq!(offsets.get("g", "T", 0), Some(4));
         assert_eq!(offsets.get("g", "U", 0), None);
         assert_eq!(offsets.groups_of("T"), ["g", "h"]);
@@ -158,8 +176,8 @@ mod tests {
     #[test]
     fn a_saved_table_comes_back() {
         let mut offsets = Offsets::default();
-        offsets.commit("g", "T", 3, 12);
-        offsets.commit("g", "%RETRY%g", 0, 2);
+        offsets.commit("g", "T", 3, 12, Some(1));
+        offsets.commit("g", "%RETRY%g", 0, 2, Some(1));
         let text = serde_json::to_string(&offsets.save(WallMillis(7))).unwrap();
         let mut restored = Offsets::default();
         assert!(restored.restore(serde_json::from_str(&text).unwrap()).is_empty());

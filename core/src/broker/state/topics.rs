@@ -9,6 +9,7 @@ use std::sync::Arc;
 
 use serde::{Deserialize, Serialize};
 
+use crate::protocol::body::{DataVersion, Permission, TopicConfig};
 use crate::runtime::WallMillis;
 use crate::types::Map;
 
@@ -34,87 +35,22 @@ pub const DERIVED_NAME_BYTES_MAX: usize = 255;
 /// Most queues of one topic: beyond it a creation is refused (INVALID_PARAMETER). RocketMQ has no limit; its largest system topic has 1024.
 pub const QUEUE_COUNT_MAX: i32 = 65_536;
 
-/// Bits of [`TopicConfig::perm`].
-pub mod perm {
-    pub const INHERIT: i32 = 1;
-    pub const WRITE: i32 = 2;
-    pub const READ: i32 = 4;
-}
-
-/// One topic, as RocketMQ writes it to `topics.json` and to the name server.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "camelCase", default)]
-pub struct TopicConfig {
-    pub attributes: BTreeMap<String, String>,
-    pub order: bool,
-    pub perm: i32,
-    pub read_queue_nums: i32,
-    pub topic_filter_type: String,
-    pub topic_name: String,
-    pub topic_sys_flag: i32,
-    pub write_queue_nums: i32,
-}
-
-impl Default for TopicConfig {
-    fn default() -> Self {
-        TopicConfig {
-            attributes: BTreeMap::new(),
-            order: false,
-            perm: perm::READ | perm::WRITE,
-            read_queue_nums: 16,
-            topic_filter_type: "SINGLE_TAG".to_owned(),
-            topic_name: String::new(),
-            topic_sys_flag: 0,
-            write_queue_nums: 16,
-        }
+/// A topic with as many queues to read as to write. `perm` holds bits of [`Permission`].
+pub fn topic(name: impl Into<String>, queue_count: i32, perm: i32) -> TopicConfig {
+    TopicConfig {
+        perm,
+        ..TopicConfig::new(name, queue_count)
     }
 }
 
-impl TopicConfig {
-    /// A topic with as many queues to read as to write.
-    pub fn new(name: impl Into<String>, queue_count: i32, perm: i32) -> TopicConfig {
-        TopicConfig {
-            topic_name: name.into(),
-            read_queue_nums: queue_count,
-            write_queue_nums: queue_count,
-            perm,
-            ..TopicConfig::default()
-        }
-    }
-
-    pub fn is_writable(&self) -> bool {
-        self.perm & perm::WRITE != 0
-    }
-
-    pub fn is_readable(&self) -> bool {
-        self.perm & perm::READ != 0
-    }
-
-    pub fn is_inherited(&self) -> bool {
-        self.perm & perm::INHERIT != 0
-    }
-
-    /// How many queue ids a send may name: a queue being drained (read > write) is still addressable.
-    pub fn queue_count(&self) -> i32 {
-        self.write_queue_nums.max(self.read_queue_nums)
-    }
+/// True for a template: a topic whose configuration new topics may take.
+pub fn is_inherited(config: &TopicConfig) -> bool {
+    config.perm & Permission::INHERIT != 0
 }
 
-/// The version of a table, as it travels to name servers.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "camelCase", default)]
-pub struct DataVersion {
-    pub counter: i64,
-    pub state_version: i64,
-    pub timestamp: i64,
-}
-
-impl DataVersion {
-    /// A version that differs from every earlier one.
-    pub fn raise(&mut self, now: WallMillis) {
-        self.counter = self.counter.wrapping_add(1);
-        self.timestamp = now.0;
-    }
+/// How many queue ids a send may name: a queue being drained (read > write) is still addressable.
+pub fn queue_count(config: &TopicConfig) -> i32 {
+    config.write_queue_nums.max(config.read_queue_nums)
 }
 
 /// Why a topic name is refused.
@@ -179,12 +115,12 @@ impl Topics {
     pub(super) fn put(&mut self, config: TopicConfig, now: WallMillis) {
         debug_assert_eq!(check_name(&config.topic_name), Ok(()));
         self.table.insert(config.topic_name.clone(), Arc::new(config));
-        self.version.raise(now);
+        self.version = self.version.next(now);
     }
 
     pub(super) fn remove(&mut self, name: &str, now: WallMillis) {
         if self.table.remove(name).is_some() {
-            self.version.raise(now);
+            self.version = self.version.next(now);
         }
     }
 
@@ -277,26 +213,31 @@ impl SavedTopics {
 
 /// The topics that RocketMQ registers at start (`broker/topic/TopicConfigManager.java`, `init`). Clients rely on the
 /// default topic and the reply topic, tools on those named after cluster and broker.
-pub fn system_topics(cluster: &str, broker: &str, auto_create_queues: Option<i32>) -> Vec<TopicConfig> {
-    let read_write = perm::READ | perm::WRITE;
+pub fn system_topics(
+    cluster: &str,
+    broker: &str,
+    delay_level_count: i32,
+    auto_create_queues: Option<i32>,
+) -> Vec<TopicConfig> {
+    let read_write = Permission::READ_WRITE;
     let mut all = vec![
-        TopicConfig::new("SELF_TEST_TOPIC", 1, read_write),
-        TopicConfig::new("BenchmarkTest", 1024, read_write),
-        TopicConfig::new("OFFSET_MOVED_EVENT", 1, read_write),
-        TopicConfig::new(SCHEDULE_TOPIC, 18, read_write),
-        TopicConfig::new("RMQ_SYS_TRACE_TOPIC", 1, read_write),
-        TopicConfig::new(format!("{cluster}_REPLY_TOPIC"), 1, read_write),
-        TopicConfig::new(format!("rmq_sys_REVIVE_LOG_{cluster}"), 8, read_write),
-        TopicConfig::new(format!("rmq_sys_SYNC_BROKER_MEMBER_{broker}"), 1, perm::INHERIT),
-        TopicConfig::new(HALF_TOPIC, 1, read_write),
-        TopicConfig::new(HALF_OP_TOPIC, 1, read_write),
-        TopicConfig::new(HALF_DISCARD_TOPIC, 1, read_write),
-        TopicConfig::new("rmq_sys_wheel_timer", 1, read_write),
-        TopicConfig::new(cluster, 16, perm::INHERIT | read_write),
-        TopicConfig::new(broker, 1, perm::INHERIT | read_write),
+        topic("SELF_TEST_TOPIC", 1, read_write),
+        topic("BenchmarkTest", 1024, read_write),
+        topic("OFFSET_MOVED_EVENT", 1, read_write),
+        topic(SCHEDULE_TOPIC, delay_level_count, read_write),
+        topic("RMQ_SYS_TRACE_TOPIC", 1, read_write),
+        topic(format!("{cluster}_REPLY_TOPIC"), 1, read_write),
+        topic(format!("rmq_sys_REVIVE_LOG_{cluster}"), 8, read_write),
+        topic(format!("rmq_sys_SYNC_BROKER_MEMBER_{broker}"), 1, Permission::INHERIT),
+        topic(HALF_TOPIC, 1, read_write),
+        topic(HALF_OP_TOPIC, 1, read_write),
+        topic(HALF_DISCARD_TOPIC, 1, read_write),
+        topic("rmq_sys_wheel_timer", 1, read_write),
+        topic(cluster, 16, Permission::INHERIT | read_write),
+        topic(broker, 1, Permission::INHERIT | read_write),
     ];
     if let Some(queues) = auto_create_queues {
-        all.push(TopicConfig::new(DEFAULT_TOPIC, queues, perm::INHERIT | read_write));
+        all.push(topic(DEFAULT_TOPIC, queues, Permission::INHERIT | read_write));
     }
     all
 }
@@ -318,9 +259,9 @@ mod tests {
     #[test]
     fn every_change_raises_the_version() {
         let mut topics = Topics::default();
-        topics.put(TopicConfig::new("A", 4, 6), WallMillis(1));
+        topics.put(topic("A", 4, 6), WallMillis(1));
         let first = topics.version();
-        topics.put(TopicConfig::new("A", 8, 6), WallMillis(1));
+        topics.put(topic("A", 8, 6), WallMillis(1));
         assert_ne!(first, topics.version());
         let second = topics.version();
         topics.remove("B", WallMillis(2));
@@ -331,7 +272,7 @@ mod tests {
     #[test]
     fn a_saved_table_comes_back() {
         let mut topics = Topics::default();
-        for config in system_topics("DefaultCluster", "broker-a", Some(8)) {
+        for config in system_topics("DefaultCluster", "broker-a", 18, Some(8)) {
             topics.put(config, WallMillis(5));
         }
         let saved = SavedTopics::of(topics.version(), &topics.snapshot());

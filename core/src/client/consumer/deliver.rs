@@ -42,12 +42,15 @@ pub(super) struct Work {
 
 /// A worker of a concurrent consumer; ends when the work queue is closed.
 pub(super) async fn work<R: Runtime, L: Listener>(core: Arc<ConsumerCore<R>>, listener: Arc<L>) {
-    while let Some(work) = core.work.pop().await {
-        match core.deliver(&*listener, &work.assigned, &work.messages).await {
-            None => {}
-            Some(_) if work.assigned.is_revoked() => {}
-            Some((_, Verdict::Success)) => work.assigned.processed(offsets(&work.messages)),
-            Some((delivery_id, Verdict::Later)) => core.put_back(delivery_id, work).await,
+    let begin = |work: &Work| core.begin(&work.assigned, &work.messages);
+    while let Some((work, delivery_id)) = core.work.pop(begin).await {
+        // Its queue was revoked.
+        let Some(delivery_id) = delivery_id else { continue };
+        let verdict = core.call(&*listener, delivery_id, &work.assigned, &work.messages).await;
+        match verdict {
+            _ if work.assigned.is_revoked() => {}
+            Verdict::Success => work.assigned.processed(offsets(&work.messages)),
+            Verdict::Later => core.put_back(delivery_id, work).await,
         }
     }
 }
@@ -76,18 +79,18 @@ pub(super) async fn serve<R: Runtime, L: Listener>(
             bell.rung().await;
             continue;
         }
-        match core.deliver(&*listener, &assigned, &batch).await {
-            Some((_, Verdict::Success)) => finish_first(&assigned, &batch),
-            Some((delivery_id, Verdict::Later)) => {
+        let Some(delivery_id) = core.begin(&assigned, &batch) else {
+            // Revoked, or the lock has lapsed: the rebalance task takes the queue away, and perhaps takes it again.
+            core.rebalance.ring();
+            bell.rung().await;
+            continue;
+        };
+        match core.call(&*listener, delivery_id, &assigned, &batch).await {
+            Verdict::Success => finish_first(&assigned, &batch),
+            Verdict::Later => {
                 if !core.give_up(delivery_id, &assigned, &batch).await {
                     core.pause(&assigned, &mut bell).await;
                 }
-            }
-            None if assigned.is_revoked() => return,
-            None => {
-                // The lock has lapsed: the rebalance task takes the queue away, and perhaps takes it again.
-                core.rebalance.ring();
-                bell.rung().await;
             }
         }
     }
@@ -104,25 +107,29 @@ fn offsets(messages: &[MessageView]) -> impl Iterator<Item = i64> + '_ {
 }
 
 impl<R: Runtime> ConsumerCore<R> {
-    /// One call of the listener: its number and verdict, or `None` if it must not start. A listener that panics or takes too long says `Later`.
-    async fn deliver<L: Listener>(
-        &self,
-        listener: &L,
-        assigned: &Assigned,
-        messages: &[MessageView],
-    ) -> Option<(u64, Verdict)> {
-        let delivery = Delivery {
-            id: self.client.number(),
+    /// Lets a delivery start and returns its number, or `None` if it must not start.
+    fn begin(&self, assigned: &Assigned, messages: &[MessageView]) -> Option<u64> {
+        let state = assigned.state();
+        if !state.may_deliver(self.client.rt.mono(), self.is_locking()) {
+            return None;
+        }
+        let id = self.client.number();
+        self.client.observer().delivery_started(&Delivery {
+            id,
             session: self.session(assigned),
             messages,
-        };
-        {
-            let state = assigned.state();
-            if !state.may_deliver(self.client.rt.mono(), self.is_locking()) {
-                return None;
-            }
-            self.client.observer().delivery_started(&delivery);
-        }
+        });
+        Some(id)
+    }
+
+    /// Calls the listener. One that panics or takes too long says `Later`.
+    async fn call<L: Listener>(
+        &self,
+        listener: &L,
+        delivery_id: u64,
+        assigned: &Assigned,
+        messages: &[MessageView],
+    ) -> Verdict {
         let call = AssertUnwindSafe(listener.consume(messages)).catch_unwind();
         let verdict = match self.client.rt.timeout(self.config.consume_timeout, call).await {
             Ok(Ok(verdict)) => verdict,
@@ -139,8 +146,13 @@ impl<R: Runtime> ConsumerCore<R> {
                 Verdict::Later
             }
         };
+        let delivery = Delivery {
+            id: delivery_id,
+            session: self.session(assigned),
+            messages,
+        };
         self.client.observer().delivery_ended(&delivery, verdict);
-        Some((delivery.id, verdict))
+        verdict
     }
 
     /// Concurrent: every message goes back to the broker, or stays here for a while.

@@ -1,17 +1,22 @@
 //! Drives Orrery's client against a running cluster, of Orrery or of Apache RocketMQ, and checks what comes back.
 //!
-//! `cargo run -p orrery-runtime-real --example client_check -- 127.0.0.1:9876 [COUNT]`
+//! `cargo run -p orrery-runtime-real --example client_check -- 127.0.0.1:9876 [COUNT [HISTORY.jsonl]]`
 //!
 //! Every scenario uses topics and groups of its own, so that the program can run again on the same cluster. Exit code 0:
-//! all held; 1: something did not. It is no load generator: `orrery bench` is.
+//! all held; 1: something did not. The concurrent and the orderly scenario are written as a history for `orrery check`.
+//! It is no load generator: `orrery bench` is.
+
+mod history;
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::path::PathBuf;
 use std::process::ExitCode;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use anyhow::{Context, bail, ensure};
 use futures_util::{StreamExt, stream};
+use orrery_checker::history::Order;
 use orrery_core::client::{
     Admin, Client, ClientConfig, ConsumerConfig, ListenerFn, Message, MessageView, Producer, ProducerConfig,
     PushConsumer, RequestError, StartFrom, Subscription, Target, TopicSpecification, Verdict,
@@ -20,6 +25,8 @@ use orrery_core::runtime::Runtime;
 use orrery_core::types::MessageQueue;
 use orrery_runtime_real::Real;
 
+use crate::history::Recorder;
+
 const QUEUE_COUNT: i32 = 8;
 const PATIENCE: Duration = Duration::from_secs(60);
 
@@ -27,7 +34,7 @@ fn main() -> ExitCode {
     env_logger::Builder::from_env(env_logger::Env::default().default_filter_or("warn")).init();
     let mut arguments = std::env::args().skip(1);
     let Some(name_servers) = arguments.next() else {
-        eprintln!("usage: client_check NAME_SERVERS [COUNT]");
+        eprintln!("usage: client_check NAME_SERVERS [COUNT [HISTORY]]");
         return ExitCode::from(2);
     };
     let count = arguments.next().map_or(Ok(10_000), |text| text.parse());
@@ -35,7 +42,17 @@ fn main() -> ExitCode {
         eprintln!("COUNT is not a number");
         return ExitCode::from(2);
     };
-    let outcome = Real::run(None, |rt| async move { Cluster { rt, name_servers }.run(count).await });
+    let path = arguments.next().map(PathBuf::from);
+    let outcome = Real::run(None, |rt| async move {
+        let recorder = Recorder::new(&rt);
+        let cluster = Cluster {
+            rt,
+            name_servers,
+            recorder,
+        };
+        cluster.run(count).await?;
+        path.map_or(Ok(()), |path| cluster.recorder.write(&path, 2 * count))
+    });
     match outcome.map_err(anyhow::Error::from).and_then(|inner| inner) {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
@@ -48,6 +65,7 @@ fn main() -> ExitCode {
 struct Cluster {
     rt: Real,
     name_servers: String,
+    recorder: Recorder,
 }
 
 /// What consumers have received: queue and offset of every body, in order of arrival.
@@ -87,6 +105,18 @@ impl Cluster {
 
     fn client(&self) -> anyhow::Result<Client<Real>> {
         Ok(Client::start(&self.rt, ClientConfig::new(&self.name_servers))?)
+    }
+
+    /// A client whose doings go into the history.
+    fn watched(&self, name: &str) -> anyhow::Result<Client<Real>> {
+        let config = ClientConfig::new(&self.name_servers).with_observer(self.recorder.watch(name));
+        Ok(Client::start(&self.rt, config)?)
+    }
+
+    /// The clients of a scenario that is written as a history: one that sends, two that receive.
+    fn three_watched(&self, topic: &str) -> anyhow::Result<[Client<Real>; 3]> {
+        let watched = |who: &str| self.watched(&format!("{topic}-{who}"));
+        Ok([watched("admin")?, watched("one")?, watched("two")?])
     }
 
     async fn create(&self, client: &Client<Real>, topic: &str) -> anyhow::Result<()> {
@@ -163,7 +193,8 @@ impl Cluster {
 
     /// Two members share the queues; every message arrives once; offsets are committed when they leave.
     async fn concurrent(&self, topic: &str, count: usize) -> anyhow::Result<()> {
-        let (admin, one, two) = (self.client()?, self.client()?, self.client()?);
+        let [admin, one, two] = self.three_watched(topic)?;
+        self.recorder.add_group(&format!("g-{topic}"), topic, Order::Concurrent);
         self.create(&admin, topic).await?;
         let config = |expression: &str| -> anyhow::Result<ConsumerConfig> {
             let subscription = Subscription::tags(topic, expression)?;
@@ -199,6 +230,7 @@ impl Cluster {
         self.leave_and_check(&admin, &format!("g-{topic}"), topic, [first, second])
             .await?;
         println!("{topic}: {arrivals} delivered to two members");
+        self.recorder.scan(&Admin::new(&self.client()?), topic).await?;
         one.shutdown().await;
         two.shutdown().await;
         Ok(())
@@ -229,7 +261,8 @@ impl Cluster {
 
     /// Per queue in order, one at a time, over a change of members.
     async fn orderly(&self, topic: &str, count: usize) -> anyhow::Result<()> {
-        let (admin, one, two) = (self.client()?, self.client()?, self.client()?);
+        let [admin, one, two] = self.three_watched(topic)?;
+        self.recorder.add_group(&format!("g-{topic}"), topic, Order::Orderly);
         self.create(&admin, topic).await?;
         let config = || {
             let mut config = ConsumerConfig::new(format!("g-{topic}"), vec![Subscription::all(topic)]).orderly();
@@ -264,6 +297,7 @@ impl Cluster {
         self.leave_and_check(&admin, &format!("g-{topic}"), topic, [first, second])
             .await?;
         println!("{topic}: {arrivals} delivered in order");
+        self.recorder.scan(&Admin::new(&self.client()?), topic).await?;
         one.shutdown().await;
         two.shutdown().await;
         Ok(())
