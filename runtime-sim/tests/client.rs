@@ -18,7 +18,7 @@ use orrery_core::client::{
 use orrery_core::protocol::code::{request, response};
 use orrery_core::runtime::Runtime;
 use orrery_core::types::MessageQueue;
-use orrery_runtime_sim::{NodeId, Outcome, SimRuntime, World, run};
+use orrery_runtime_sim::{LinkProfile, NodeId, Outcome, SimRuntime, World, run};
 use scripted::{Act, Scripted};
 
 const SECOND: Duration = Duration::from_secs(1);
@@ -721,4 +721,161 @@ fn the_last_commit_of_a_session_is_the_highest_even_while_answers_are_late() {
         let done = processed(&recorder).len() as i64;
         assert_eq!(stage.brokers[0].committed("g", "T", 0), Some(done));
     });
+}
+
+#[test]
+fn an_orderly_queue_changes_hands_only_after_the_delivery_in_progress() {
+    simulate(|world| async move {
+        let stage = Stage::new(&world, 1, 1);
+        let (one, two) = (Recorder::new(&world), Recorder::new(&world));
+        // The one queue belongs to the client that sorts first: it comes second.
+        let (_, rt_one) = stage.node("a-one");
+        let (_, rt_two) = stage.node("b-two");
+        stage.fill(0, 30);
+        let pause = 3 * SECOND;
+        let second = consumer(&stage, &rt_two, &two, consumer_config().orderly(), pause).await;
+        stage.until("three are processed", || processed(&two).len() >= 3).await;
+        let first = consumer(&stage, &rt_one, &one, consumer_config().orderly(), pause).await;
+        stage
+            .until("all are processed", || {
+                processed(&one).len() + processed(&two).len() >= 30
+            })
+            .await;
+        let last_of_two = intervals(&two).last().unwrap().1;
+        let first_of_one = intervals(&one).first().unwrap().0;
+        assert!(last_of_two < first_of_one, "{last_of_two:?} {first_of_one:?}");
+        assert!(two.events().contains(&Event::Revoked(0, RevokeReason::Rebalance)));
+        assert!(two.events().contains(&Event::Lock(0, "released")));
+        // The delivery that was in progress counts: nothing comes twice.
+        let handed_over = processed(&two).len() as i64;
+        assert!(one.events().contains(&Event::Assigned(0, handed_over)));
+        assert_eq!(processed(&one).len() + processed(&two).len(), 30);
+        drop((first, second));
+    });
+}
+
+#[test]
+fn an_orderly_message_past_its_limit_becomes_a_dead_letter_and_frees_its_queue() {
+    simulate(|world| async move {
+        let stage = Stage::new(&world, 1, 1);
+        let recorder = Recorder::new(&world);
+        let levels: Arc<Mutex<Vec<String>>> = Arc::default();
+        let seen = levels.clone();
+        stage.brokers[0].rule(move |command| {
+            if command.code == request::CONSUMER_SEND_MSG_BACK {
+                let level = command.ext.get("delayLevel").unwrap().to_owned();
+                seen.lock().unwrap().push(level);
+            }
+            Act::Serve
+        });
+        stage.fill(0, 3);
+        let (_, rt) = stage.node("one");
+        let client = stage.client(&rt, &recorder);
+        let listener = ListenerFn(|messages: Vec<MessageView>| {
+            let fails = messages[0].queue_offset == 1;
+            async move { if fails { Verdict::Later } else { Verdict::Success } }
+        });
+        let mut config = consumer_config().orderly();
+        config.reconsume_count_max = Some(2);
+        let _consumer = PushConsumer::start(&client, config, listener).await.unwrap();
+        stage
+            .until("the others are processed", || processed(&recorder).len() == 2)
+            .await;
+        let started = |event: &&Event| matches!(event, Event::Started(0, 1));
+        assert_eq!(recorder.events().iter().filter(started).count(), 3);
+        assert_eq!(*levels.lock().unwrap(), ["-1"]);
+    });
+}
+
+#[test]
+fn a_listener_that_panics_or_hangs_says_later() {
+    let outcome = run(7, |world| async move {
+        let stage = Stage::new(&world, 1, 1);
+        let recorder = Recorder::new(&world);
+        stage.fill(0, 3);
+        let (_, rt) = stage.node("one");
+        let client = stage.client(&rt, &recorder);
+        let listener = ListenerFn(|messages: Vec<MessageView>| {
+            let message = messages[0].clone();
+            async move {
+                match (message.queue_offset, message.reconsume_times) {
+                    (1, 0) => panic!("as the test wants"),
+                    (2, 0) => std::future::pending().await,
+                    _ => Verdict::Success,
+                }
+            }
+        });
+        let mut config = consumer_config();
+        config.consume_timeout = 5 * SECOND;
+        let consumer = PushConsumer::start(&client, config, listener).await.unwrap();
+        let back = |event: &&Event| matches!(event, Event::SentBack(_, SendBackOutcome::Stored));
+        stage
+            .until("two come again", || recorder.events().iter().filter(back).count() == 2)
+            .await;
+        consumer.shutdown().await;
+        assert_eq!(stage.brokers[0].committed("g", "T", 0), Some(3));
+    });
+    assert_eq!(outcome.seed, 7);
+}
+
+#[test]
+fn many_seeds_of_lossy_networks_and_broker_restarts_lose_and_skip_nothing() {
+    for seed in 0..20 {
+        let outcome = run(seed, move |world| async move {
+            world.set_default_link(LinkProfile {
+                jitter: Duration::from_millis(5),
+                loss: 0.02,
+                ..LinkProfile::default()
+            });
+            let stage = Stage::new(&world, 2, 2);
+            let recorder = Recorder::new(&world);
+            let (_, rt_p) = stage.node("producer");
+            let producer_client = stage.client(&rt_p, &recorder);
+            let producer = Producer::start(&producer_client, ProducerConfig::new("p")).unwrap();
+            let pause = Duration::from_millis(5);
+            let (_, rt_one) = stage.node("one");
+            let (_, rt_two) = stage.node("two");
+            let first = consumer(&stage, &rt_one, &recorder, consumer_config(), pause).await;
+            let second = consumer(&stage, &rt_two, &recorder, consumer_config(), pause).await;
+            let mut sent = 0;
+            for round in 0..3u64 {
+                for index in 0..40 {
+                    sent += usize::from(
+                        producer
+                            .send(&Message::new("T", format!("{round}-{index}")))
+                            .await
+                            .is_ok(),
+                    );
+                }
+                let broker = stage.broker_nodes[(seed + round) as usize % 2];
+                world.kill(broker);
+                world.sleep(2 * SECOND).await;
+                world.restart(broker);
+            }
+            assert!(sent > 60, "{sent} of 120 sent");
+            let stored = |stage: &Stage| -> BTreeSet<(usize, i32, i64)> {
+                let mut stored = BTreeSet::new();
+                for (index, broker) in stage.brokers.iter().enumerate() {
+                    for ((topic, queue_id), records) in &broker.script().queues {
+                        if topic == "T" {
+                            stored.extend((0..records.len() as i64).map(|offset| (index, *queue_id, offset)));
+                        }
+                    }
+                }
+                stored
+            };
+            let committed_all = || {
+                let stored = stored(&stage);
+                let ends = stored.iter().map(|(broker, queue_id, _)| (*broker, *queue_id));
+                let ends: BTreeSet<(usize, i32)> = ends.collect();
+                ends.into_iter().all(|(broker, queue_id)| {
+                    let count = stored.iter().filter(|at| (at.0, at.1) == (broker, queue_id)).count() as i64;
+                    stage.brokers[broker].committed("g", "T", queue_id) == Some(count)
+                })
+            };
+            stage.until("everything is committed", committed_all).await;
+            drop((first, second));
+        });
+        assert!(outcome.panics.is_empty(), "seed {seed}: {:?}", outcome.panics);
+    }
 }
