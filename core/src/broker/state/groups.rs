@@ -161,7 +161,7 @@ mod tests {
         assert!(group.consume_enable, "absent members have RocketMQ's defaults");
         let saved = groups.save();
         assert_eq!(
-            saved.subscription_group_table["g"].group_retry_policy["type"],
+            saved.subscription_group_table["g"].group_retry_policy.r#type,
             "EXPONENTIAL"
         );
         groups.check_invariants();
