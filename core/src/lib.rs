@@ -8,6 +8,7 @@ pub mod broker;
 pub mod client;
 pub mod config;
 pub mod namesrv;
+pub mod node;
 pub mod probe;
 pub mod protocol;
 pub mod remoting;

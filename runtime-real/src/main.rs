@@ -10,6 +10,7 @@ use std::process::ExitCode;
 use clap::{Parser, Subcommand};
 use commands::Failure;
 use orrery_runtime_real::Real;
+use rustix::process::{Resource, getrlimit, setrlimit};
 
 /// A RocketMQ-compatible message broker
 #[derive(Parser)]
@@ -21,6 +22,12 @@ struct Arguments {
 
 #[derive(Subcommand)]
 enum Command {
+    /// Starts a name server and a broker, without a file or a flag
+    Up(commands::serve::Up),
+    /// Runs a name server
+    Namesrv(commands::serve::NameServer),
+    /// Runs a broker
+    Broker(commands::serve::Broker),
     /// Sends messages: arguments, or lines of standard input
     Produce(commands::produce::Arguments),
     /// Joins a consumer group and prints its messages
@@ -36,7 +43,7 @@ enum Command {
 
 fn main() -> ExitCode {
     let arguments = Arguments::parse();
-    env_logger::Builder::from_env(env_logger::Env::default().default_filter_or("warn")).init();
+    env_logger::Builder::from_env(env_logger::Env::default().default_filter_or(default_log(&arguments.command))).init();
     let code = run(arguments.command).unwrap_or_else(|failure| {
         eprintln!("orrery: {:#}", failure.cause());
         failure.exit_code()
@@ -46,6 +53,9 @@ fn main() -> ExitCode {
 
 fn run(command: Command) -> Result<u8, Failure> {
     match command {
+        Command::Up(arguments) => serve(|real| commands::serve::up(arguments, real)),
+        Command::Namesrv(arguments) => serve(|real| commands::serve::name_server(arguments, real)),
+        Command::Broker(arguments) => serve(|real| commands::serve::broker(arguments, real)),
         Command::Produce(arguments) => Real::run(None, |real| commands::produce::run(arguments, real))?,
         Command::Consume(arguments) => Real::run(None, |real| commands::consume::run(arguments, real))?,
         Command::Tail(arguments) => Real::run(None, |real| commands::tail::run(arguments, real))?,
@@ -55,4 +65,25 @@ fn run(command: Command) -> Result<u8, Failure> {
         }
         Command::Check(arguments) => commands::check::run(&arguments),
     }
+}
+
+/// What is logged unless `RUST_LOG` says otherwise: servers tell what they do, tools only what is wrong.
+fn default_log(command: &Command) -> &'static str {
+    match command {
+        Command::Namesrv(_) | Command::Broker(_) => "info",
+        _ => "warn",
+    }
+}
+
+/// Runs a server with as many open files as the system allows: connections and log files take one each.
+fn serve<F>(main: impl FnOnce(Real) -> F) -> Result<u8, Failure>
+where
+    F: Future<Output = Result<u8, Failure>>,
+{
+    let mut limit = getrlimit(Resource::Nofile);
+    limit.current = limit.maximum;
+    if let Err(error) = setrlimit(Resource::Nofile, limit) {
+        log::warn!("limit of open files: {error}");
+    }
+    Real::run(None, main)?
 }

@@ -5,6 +5,7 @@ pub(crate) mod check;
 pub(crate) mod consume;
 mod listing;
 pub(crate) mod produce;
+pub(crate) mod serve;
 mod stop;
 pub(crate) mod tail;
 
