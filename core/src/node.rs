@@ -29,13 +29,20 @@ pub struct Node<R: Runtime> {
 
 impl<R: Runtime> Node<R> {
     pub async fn start(runtime: R, config: NodeConfig) -> Result<Node<R>, StartError> {
-        let mut node = Node { name_server: None, broker: None };
+        let mut node = Node {
+            name_server: None,
+            broker: None,
+        };
         if let Some(config) = config.name_server {
             node.name_server = Some(NameServer::start(runtime.clone(), config).await?);
         }
         if let Some(mut config) = config.broker {
             if let (Some(own), []) = (node.name_server_address(), &config.network.namesrv_addresses.0[..]) {
-                let reachable = if own.ip().is_unspecified() { SocketAddr::from(([127, 0, 0, 1], own.port())) } else { own };
+                let reachable = if own.ip().is_unspecified() {
+                    SocketAddr::from(([127, 0, 0, 1], own.port()))
+                } else {
+                    own
+                };
                 config.network.namesrv_addresses = Addresses(vec![reachable.to_string()]);
             }
             node.broker = Some(Broker::start(runtime, config).await?);

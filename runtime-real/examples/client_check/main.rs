@@ -1,6 +1,9 @@
 //! Drives Orrery's client against a running cluster, of Orrery or of Apache RocketMQ, and checks what comes back.
 //!
-//! `cargo run -p orrery-runtime-real --example client_check -- 127.0.0.1:9876 [COUNT [HISTORY.jsonl]]`
+//! `cargo run -p orrery-runtime-real --example client_check -- 127.0.0.1:9876 [COUNT [HISTORY.jsonl [SECONDS]]]`
+//!
+//! With SECONDS it only sends and receives for that long, so that brokers can be killed and restarted meanwhile, and then
+//! checks that everything acknowledged has arrived.
 //!
 //! Every scenario uses topics and groups of its own, so that the program can run again on the same cluster. Exit code 0:
 //! all held; 1: something did not. The concurrent and the orderly scenario are written as a history for `orrery check`.
@@ -34,7 +37,7 @@ fn main() -> ExitCode {
     env_logger::Builder::from_env(env_logger::Env::default().default_filter_or("warn")).init();
     let mut arguments = std::env::args().skip(1);
     let Some(name_servers) = arguments.next() else {
-        eprintln!("usage: client_check NAME_SERVERS [COUNT [HISTORY]]");
+        eprintln!("usage: client_check NAME_SERVERS [COUNT [HISTORY [SECONDS]]]");
         return ExitCode::from(2);
     };
     let count = arguments.next().map_or(Ok(10_000), |text| text.parse());
@@ -43,6 +46,10 @@ fn main() -> ExitCode {
         return ExitCode::from(2);
     };
     let path = arguments.next().map(PathBuf::from);
+    let Ok(seconds) = arguments.next().map(|text| text.parse()).transpose() else {
+        eprintln!("SECONDS is not a number");
+        return ExitCode::from(2);
+    };
     let outcome = Real::run(None, |rt| async move {
         let recorder = Recorder::new(&rt);
         let cluster = Cluster {
@@ -50,8 +57,11 @@ fn main() -> ExitCode {
             name_servers,
             recorder,
         };
-        cluster.run(count).await?;
-        path.map_or(Ok(()), |path| cluster.recorder.write(&path, 2 * count))
+        match seconds {
+            Some(seconds) => cluster.endure(Duration::from_secs(seconds)).await?,
+            None => cluster.run(count).await?,
+        }
+        path.map_or(Ok(()), |path| cluster.recorder.write(&path, count))
     });
     match outcome.map_err(anyhow::Error::from).and_then(|inner| inner) {
         Ok(()) => ExitCode::SUCCESS,
@@ -188,6 +198,49 @@ impl Cluster {
             }
             self.rt.sleep(Duration::from_millis(20)).await;
         }
+        Ok(())
+    }
+
+    /// Sends and receives while somebody else restarts brokers.
+    async fn endure(&self, time: Duration) -> anyhow::Result<()> {
+        let topic = format!("endure-{:x}", self.rt.wall().0);
+        let [admin, one, two] = self.three_watched(&topic)?;
+        self.recorder
+            .add_group(&format!("g-{topic}"), &topic, Order::Concurrent);
+        self.create(&admin, &topic).await?;
+        let config = || {
+            let mut config = ConsumerConfig::new(format!("g-{topic}"), vec![Subscription::all(&topic)]);
+            config.start_from = StartFrom::First;
+            config
+        };
+        let seen = Arc::new(Seen::default());
+        let first = self.consume(&one, config(), "one", &seen).await?;
+        let second = self.consume(&two, config(), "two", &seen).await?;
+        let producer = Producer::start(&admin, ProducerConfig::new(format!("p-{topic}")))?;
+        let begun = self.rt.mono();
+        let (mut acknowledged, mut failed_count) = (BTreeSet::new(), 0);
+        for index in 0.. {
+            if self.rt.mono().since(begun) > time {
+                break;
+            }
+            let body = format!("{topic}-{index}");
+            match producer.send(&Message::new(&topic, body.clone())).await {
+                Ok(_) => drop(acknowledged.insert(body)),
+                Err(error) => {
+                    failed_count += 1;
+                    println!("{topic}: {error}");
+                }
+            }
+            self.rt.sleep(Duration::from_millis(1)).await;
+        }
+        self.until("all acknowledged arrive", || seen.bodies().is_superset(&acknowledged))
+            .await?;
+        let arrivals = seen.arrivals.lock().unwrap().len();
+        self.leave_and_check(&admin, &format!("g-{topic}"), &topic, [first, second])
+            .await?;
+        self.recorder.scan(&Admin::new(&self.client()?), &topic).await?;
+        let count = acknowledged.len();
+        println!("{topic}: {count} acknowledged, {failed_count} not, {arrivals} deliveries");
         Ok(())
     }
 
