@@ -24,7 +24,7 @@ where
             };
             world.set_default_link(LinkProfile {
                 jitter: Duration::from_millis(seed),
-                loss: if seed >= 4 { 0.01 } else { 0.0 },
+                loss: if seed >= 4 { 0.1 } else { 0.0 },
                 ..LinkProfile::default()
             });
             let dir = Path::new("/stage").to_owned();

@@ -496,8 +496,10 @@ pub async fn yielding_lets_others_run<R: Runtime>(stage: Stage<R>) {
             stage.server.yield_now().await;
         }
     };
+    let before = stage.server.mono();
     let result = stage.server.timeout(PATIENCE, waiting).await;
     assert_eq!(result, Ok(()));
+    assert!(stage.server.mono().since(before) < PATIENCE, "a yielding task is polled again by itself");
 }
 
 pub async fn a_task_set_ends_its_tasks<R: Runtime>(stage: Stage<R>) {
@@ -678,8 +680,10 @@ pub async fn slices_and_handles_survive_removal<R: Runtime>(stage: Stage<R>) {
     let file = stage.file("expired").await;
     let expected = pattern(50_000);
     file.write_at(0, &[&expected]).expect("room");
+    disk.sync_dir(&stage.dir).await.expect("a healthy disk");
     let slice = file.read_hot(0, 50_000).expect("in range");
     disk.remove(file.path()).await.expect("it exists");
+    disk.sync_dir(&stage.dir).await.expect("a healthy disk");
     assert!(disk.list(&stage.dir).await.expect("it exists").is_empty());
     assert!(file.read_hot(10, 40_000).expect("in range") == expected[10..40_010]);
     assert_eq!(
