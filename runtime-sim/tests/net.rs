@@ -192,7 +192,10 @@ fn a_lost_window_update_is_asked_for_again() {
         pair.world.heal(pair.server, pair.client);
         // Nobody reads meanwhile: only a probe can tell the writer that there is room.
         let left: usize = chunks.iter().map(Bytes::len).sum();
-        let _ = pair.rt.timeout(millis(10_000), pair.writer.write_all(&mut chunks)).await;
+        let _ = pair
+            .rt
+            .timeout(millis(10_000), pair.writer.write_all(&mut chunks))
+            .await;
         let written = left - chunks.iter().map(Bytes::len).sum::<usize>();
         assert_eq!(written as u64, WINDOW_SIZE, "the writer was never woken");
     });

@@ -499,7 +499,10 @@ pub async fn yielding_lets_others_run<R: Runtime>(stage: Stage<R>) {
     let before = stage.server.mono();
     let result = stage.server.timeout(PATIENCE, waiting).await;
     assert_eq!(result, Ok(()));
-    assert!(stage.server.mono().since(before) < PATIENCE, "a yielding task is polled again by itself");
+    assert!(
+        stage.server.mono().since(before) < PATIENCE,
+        "a yielding task is polled again by itself"
+    );
 }
 
 pub async fn a_task_set_ends_its_tasks<R: Runtime>(stage: Stage<R>) {
