@@ -232,7 +232,11 @@ impl State {
 
     /// Ends the node's process. The kernel closes its sockets and releases its locks unless the power is gone.
     pub(crate) fn end_process(&mut self, node: usize, power_lost: bool) {
+        let now = Duration::from_nanos(self.core.now);
         let host = &mut self.core.hosts[node];
+        if host.stalled_until > self.core.now {
+            self.facts.retain(|record| record.node.0 != node || record.time <= now);
+        }
         host.paused = false;
         host.stalled_until = 0;
         if power_lost {

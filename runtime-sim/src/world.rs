@@ -28,7 +28,7 @@ use crate::trace::{Detail, LogWindow};
 pub const NODE_COUNT_MAX: usize = 250;
 
 /// Facts kept for the scenario to drain, at most; the oldest go first, but all are hashed.
-const FACT_COUNT_MAX: usize = 4_000_000;
+const FACT_COUNT_MAX: usize = 1_000_000;
 
 /// A machine of the world.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]

@@ -5,8 +5,9 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
+use bytes::{Bytes, BytesMut};
 use orrery_core::probe::{Fact, OwnedFact};
-use orrery_core::runtime::{Disk, File, OpenMode, Runtime, Task, TaskEnd, site};
+use orrery_core::runtime::{Disk, File, Listener, OpenMode, Reader, Runtime, Stream, Task, TaskEnd, Writer, site};
 use orrery_runtime_sim::{SimFile, SiteCount, run};
 
 fn millis(value: u64) -> Duration {
@@ -200,4 +201,52 @@ fn facts_are_kept_with_node_and_time_and_hashed() {
     assert_eq!(one.facts.len(), 1);
     assert_ne!(one.trace_hash, other.trace_hash);
     assert_eq!(one.trace_hash, run_with(1).trace_hash);
+}
+
+#[test]
+fn what_a_process_does_after_a_stall_never_happens_if_it_dies_during_it() {
+    for power_loss in [false, true] {
+        run(9, move |world| async move {
+            let (server, client) = (world.add_node("server"), world.add_node("client"));
+            let (rt, client) = (world.runtime(server), world.runtime(client));
+            let listener = rt.listen(world.address(server, 1)).await.unwrap();
+            let stream = client.connect(listener.local_address(), millis(1_000)).await.unwrap();
+            let (mut reader, _writer) = stream.split();
+            let (_server_reader, mut server_writer) = listener.accept().await.unwrap().split();
+            server_writer
+                .write_all(&mut [Bytes::from_static(b"before")].into())
+                .await
+                .unwrap();
+            let file = rt.disk().open(Path::new("log"), OpenMode::Create).await.unwrap();
+            world.stall_disk(server, millis(1_000));
+            let clock = rt.clone();
+            let worker = rt.spawn("worker", async move {
+                file.write_at(0, &[b"message"]).unwrap();
+                clock.announce(Fact::Flushed { upto: 7 });
+                server_writer
+                    .write_all(&mut [Bytes::from_static(b"after")].into())
+                    .await
+                    .unwrap();
+                std::future::pending::<()>().await;
+            });
+            world.sleep(millis(500)).await;
+            if power_loss {
+                world.power_loss(server);
+            } else {
+                world.kill(server);
+            }
+            let mut buffer = BytesMut::new();
+            let end = client.timeout(millis(5_000), async {
+                while let Ok(1..) = reader.read(&mut buffer, 100).await {}
+            });
+            assert_eq!(
+                end.await.is_err(),
+                power_loss,
+                "a kernel closes, a dead machine does not"
+            );
+            assert_eq!(buffer, "before");
+            assert!(world.drain_facts().is_empty());
+            drop(worker);
+        });
+    }
 }

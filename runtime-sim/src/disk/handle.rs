@@ -36,7 +36,7 @@ impl SimDisk {
         wait(&self.process, path, |state, node| {
             let disk = &mut state.disks[node];
             let latency = disk.profile.latency;
-            disk.done_at(state.core.now, 0, latency)
+            disk.done_at(super::NO_FILE, state.core.now, 0, latency)
         })
         .await?;
         act_on(&self.process, kind, path, &[], act)
@@ -120,7 +120,7 @@ impl runtime::Disk for SimDisk {
 
     async fn list(&self, path: &Path) -> Result<Vec<Entry>, DiskError> {
         self.operate("list", path, |disk, _, effects| {
-            disk.read_fails(path, effects)?;
+            disk.read_fails(super::NO_FILE, path, effects)?;
             disk.list(path)
         })
         .await
@@ -131,7 +131,7 @@ impl runtime::Disk for SimDisk {
             let disk = &mut state.disks[node];
             let (low, high) = disk.profile.sync_latency;
             let slow_by = disk.faults.sync_slow_by;
-            disk.done_at(state.core.now, 0, (low + slow_by, high + slow_by))
+            disk.done_at(super::NO_FILE, state.core.now, 0, (low + slow_by, high + slow_by))
         })
         .await?;
         act_on(&self.process, "sync-dir", path, &[], |disk, _, _| disk.sync_dir(path))
@@ -238,14 +238,18 @@ impl File for SimFile {
 
     async fn read(&self, offset: u64, size: usize) -> Result<Bytes, DiskError> {
         let Open { process, path, file } = &*self.0;
+        check_alive(process, path)?;
+        process
+            .world
+            .with(|state| state.disks[process.node].check_range(path, *file, offset, size))?;
         wait(process, path, |state, node| {
             let disk = &mut state.disks[node];
             let latency = disk.profile.latency;
-            disk.done_at(state.core.now, size as u64, latency)
+            disk.done_at(*file, state.core.now, size as u64, latency)
         })
         .await?;
         self.act("read", &[offset, size as u64], |disk, _, effects| {
-            disk.read_fails(path, effects)?;
+            disk.read_fails(*file, path, effects)?;
             disk.read(path, *file, offset, size)
         })
     }
@@ -268,7 +272,7 @@ impl File for SimFile {
         wait(process, path, |state, node| {
             let disk = &mut state.disks[node];
             let latency = disk.profile.latency;
-            disk.done_at(state.core.now, 0, latency)
+            disk.done_at(*file, state.core.now, 0, latency)
         })
         .await?;
         self.act("allocate", &[size], |disk, moment, effects| {
@@ -281,7 +285,7 @@ impl File for SimFile {
         wait(process, path, |state, node| {
             let disk = &mut state.disks[node];
             let latency = disk.profile.latency;
-            disk.done_at(state.core.now, 0, latency)
+            disk.done_at(*file, state.core.now, 0, latency)
         })
         .await?;
         self.act("zero", &[offset, size], |disk, moment, effects| {

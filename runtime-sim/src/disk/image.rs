@@ -315,3 +315,7 @@ fn clear(pages: &mut Pages, offset: u64, size: u64) {
         }
     }
 }
+
+#[cfg(test)]
+#[path = "image_tests.rs"]
+mod tests;

@@ -53,6 +53,7 @@ use std::time::Duration;
 
 use bytes::{Bytes, BytesMut};
 use orrery_core::runtime::{DiskError, DiskErrorKind, Entry, OpenMode, Space, WallMillis};
+use orrery_core::types::Map;
 
 pub use handle::{SimDisk, SimFile, SimLock};
 
@@ -60,6 +61,9 @@ use crate::effects::Effects;
 use crate::random::Draw;
 use image::Image;
 use tree::{Name, Tree, normal};
+
+/// For decisions about no file in particular.
+const NO_FILE: u64 = 0;
 
 /// The kernel writes dirty pages back at this age.
 const WRITE_BACK_AGE_NS: u64 = 30_000_000_000;
@@ -105,7 +109,19 @@ pub struct DiskFaults {
     pub sync_slow_by: Duration,
 }
 
+/// What a draw decides.
+#[derive(Clone, Copy)]
+enum Purpose {
+    Latency = 1,
+    Read = 2,
+    Write = 3,
+    Sync = 4,
+    Rot = 5,
+}
+
 struct Inode {
+    /// Names the file in draws: a hash of the path at which it was created.
+    identity: u64,
     image: Image,
     handles: usize,
     modified: WallMillis,
@@ -146,7 +162,8 @@ pub(crate) struct Disk {
     /// Sum of file lengths and names.
     used: u64,
     dirty: u64,
-    operations: u64,
+    /// How many decisions of a kind were made about a file.
+    decisions: Map<(u64, u64), u64>,
     /// Counts boots: handles of an earlier one are dead.
     epoch: u64,
     stalled_until: u64,
@@ -167,7 +184,7 @@ impl Disk {
             lock_count: 0,
             used: 0,
             dirty: 0,
-            operations: 0,
+            decisions: Map::default(),
             epoch: 0,
             stalled_until: 0,
             busy_until: 0,
@@ -209,7 +226,7 @@ impl Disk {
             return 0;
         }
         for _ in 0..bits {
-            let draw = self.next_draw("rot");
+            let draw = self.next_draw(Purpose::Rot, NO_FILE);
             let mut position = draw.below(total);
             for (file, size) in files.iter().zip(&sizes) {
                 if position < *size {
@@ -239,21 +256,24 @@ impl Disk {
         self.busy_until = 0;
         self.tree.power_loss(draw, effects);
         self.collect_garbage();
-        for (file, inode) in &mut self.inodes {
-            inode.image.power_loss(now, draw.with(*file), effects);
+        for inode in self.inodes.values_mut() {
+            inode.image.power_loss(now, draw.with(inode.identity), effects);
         }
         self.dirty = 0;
         self.used = self.inodes.values().map(|inode| inode.image.len() + NAME_SIZE).sum();
     }
 
-    fn next_draw(&mut self, purpose: &str) -> Draw {
-        self.operations += 1;
-        self.draw.with(Draw::new(0, purpose).bits()).with(self.operations)
+    /// Keyed by file (by the path at which it was created) and by how many there were before of this purpose.
+    fn next_draw(&mut self, purpose: Purpose, file: u64) -> Draw {
+        let identity = self.inodes.get(&file).map_or(0, |inode| inode.identity);
+        let count = self.decisions.entry((identity, purpose as u64)).or_default();
+        *count += 1;
+        self.draw.with(identity).with(purpose as u64).with(*count)
     }
 
-    /// When an operation that moves `bytes` and takes `latency` is done.
-    fn done_at(&mut self, now: u64, bytes: u64, latency: (Duration, Duration)) -> u64 {
-        let latency = self.next_draw("latency").between(latency.0, latency.1);
+    /// When an operation on `file` that moves `bytes` and takes `latency` is done.
+    fn done_at(&mut self, file: u64, now: u64, bytes: u64, latency: (Duration, Duration)) -> u64 {
+        let latency = self.next_draw(Purpose::Latency, file).between(latency.0, latency.1);
         let start = now.max(self.stalled_until).max(self.busy_until);
         self.busy_until = start + transfer_ns(bytes, self.profile.bytes_per_second);
         self.busy_until + latency.as_nanos() as u64
@@ -283,7 +303,12 @@ impl Disk {
         self.parent_exists(path)?;
         self.reserve(path, NAME_SIZE)?;
         self.inode_count += 1;
+        let path_bytes = path.as_os_str().as_encoded_bytes();
         let inode = Inode {
+            identity: path_bytes
+                .iter()
+                .fold(self.draw, |draw, &byte| draw.with(u64::from(byte)))
+                .bits(),
             image: Image::default(),
             handles: 0,
             modified: moment.wall,
@@ -449,18 +474,24 @@ impl Disk {
         self.inodes.get(&file).map_or(0, |inode| inode.image.len())
     }
 
-    fn read(&self, path: &Path, file: u64, offset: u64, size: usize) -> Result<Bytes, DiskError> {
+    fn check_range(&self, path: &Path, file: u64, offset: u64, size: usize) -> Result<(), DiskError> {
         let len = self.len(file);
-        let end = offset.checked_add(size as u64).filter(|&end| end <= len);
-        if end.is_none() {
-            let message = format!("{size} bytes at {offset} lie outside of {len}");
-            return Err(fail(DiskErrorKind::OutOfRange, path, message));
+        match offset.checked_add(size as u64) {
+            Some(end) if end <= len => Ok(()),
+            _ => {
+                let message = format!("{size} bytes at {offset} lie outside of {len}");
+                Err(fail(DiskErrorKind::OutOfRange, path, message))
+            }
         }
+    }
+
+    fn read(&self, path: &Path, file: u64, offset: u64, size: usize) -> Result<Bytes, DiskError> {
+        self.check_range(path, file, offset, size)?;
         Ok(self.inodes[&file].image.read(offset, size))
     }
 
-    fn read_fails(&mut self, path: &Path, effects: &mut Effects) -> Result<(), DiskError> {
-        let draw = self.next_draw("read");
+    fn read_fails(&mut self, file: u64, path: &Path, effects: &mut Effects) -> Result<(), DiskError> {
+        let draw = self.next_draw(Purpose::Read, file);
         if draw.happens(self.faults.read_error) {
             effects.reads_failed += 1;
             return Err(fail(DiskErrorKind::Device, path, "input/output error while reading"));
@@ -489,7 +520,7 @@ impl Disk {
                 "offset is beyond what a file can hold",
             ));
         };
-        let draw = self.next_draw("write");
+        let draw = self.next_draw(Purpose::Write, file);
         if draw.happens(self.faults.write_error) {
             effects.writes_failed += 1;
             return Err(fail(DiskErrorKind::Device, path, "input/output error while writing"));
@@ -523,7 +554,7 @@ impl Disk {
             self.dirty -= had - inode.image.unsynced_bytes();
         }
         let written = before - self.dirty;
-        self.done_at(now, written, (Duration::ZERO, Duration::ZERO))
+        self.done_at(NO_FILE, now, written, (Duration::ZERO, Duration::ZERO))
     }
 
     fn allocate(
@@ -580,7 +611,7 @@ impl Disk {
 
     /// Begins a sync of a file; it is over at the time returned.
     fn begin_sync(&mut self, now: u64, file: u64) -> (Sync, u64) {
-        let draw = self.next_draw("sync");
+        let draw = self.next_draw(Purpose::Sync, file);
         let verdict = if draw.with(1).happens(self.faults.sync_error) {
             SyncVerdict::Error
         } else if draw.with(2).happens(self.faults.sync_lie) {
@@ -591,7 +622,7 @@ impl Disk {
         let slow_by = self.faults.sync_slow_by.as_nanos() as u64;
         let inode = self.inode(file);
         let (bytes, upto) = (inode.image.unsynced_bytes(), inode.image.last_change());
-        let done_at = self.done_at(now, bytes, self.profile.sync_latency) + slow_by;
+        let done_at = self.done_at(file, now, bytes, self.profile.sync_latency) + slow_by;
         (Sync { file, upto, verdict }, done_at)
     }
 

@@ -23,6 +23,15 @@ pub(super) struct Connection {
     pub(super) server_address: SocketAddr,
 }
 
+impl Connection {
+    /// Names the next packet of `end` that is no segment.
+    fn control_identity(&mut self, end: End) -> Draw {
+        let side = &mut self.ends[end as usize];
+        side.control_count += 1;
+        self.identity.with(2).with(end as u64).with(side.control_count)
+    }
+}
+
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Kernel {
     /// Not known yet: the SYN has not been received or not been answered.
@@ -37,8 +46,10 @@ pub(super) enum Kernel {
 struct Unacknowledged {
     sequence: u64,
     payload: Payload,
+    /// Later than now if the sender stands still until then.
     sent_at: u64,
     attempts: u64,
+    arrival: Option<EventKey>,
 }
 
 #[derive(Clone, Copy)]
@@ -72,7 +83,8 @@ pub(super) struct Side {
     progress_at: u64,
     recovering: bool,
     last_arrival: u64,
-    acknowledgement_count: u64,
+    /// Packets sent that are no segments: acknowledgements, resets, probes.
+    control_count: u64,
 
     expected: u64,
     early: BTreeMap<u64, Payload>,
@@ -105,7 +117,7 @@ impl Side {
             progress_at: 0,
             recovering: false,
             last_arrival: 0,
-            acknowledgement_count: 0,
+            control_count: 0,
             expected: 0,
             early: BTreeMap::new(),
             inbox: VecDeque::new(),
@@ -225,7 +237,7 @@ impl Net {
     }
 
     fn receive_syn(&mut self, core: &mut Core, id: ConnectionId) {
-        let Some(connection) = self.connections.get(&id) else {
+        let Some(connection) = self.connections.get_mut(&id) else {
             return;
         };
         let (from, to) = (connection.ends[0].node, connection.ends[1].node);
@@ -243,7 +255,7 @@ impl Net {
         if listener.backlog.len() >= BACKLOG_COUNT_MAX {
             return;
         }
-        let identity = connection.identity.with(2).with(core.now);
+        let identity = connection.control_identity(End::Server);
         let at = core.now;
         if let Some(arrival) = self.links.send(core, &packet(to, from, 0, at, identity)) {
             core.events.push(arrival, Event::Net(NetEvent::SynAck(id)));
@@ -364,6 +376,7 @@ impl Net {
             payload,
             sent_at: core.now,
             attempts: 0,
+            arrival: None,
         });
         let index = side.unacknowledged.len() - 1;
         self.transmit(core, id, end, index);
@@ -396,15 +409,13 @@ impl Net {
             let side = self.side(id, end).expect("looked up above");
             let arrival = arrival.max(side.last_arrival);
             side.last_arrival = arrival;
-            core.events.push(
-                arrival,
-                Event::Net(NetEvent::Segment {
-                    id,
-                    to: end.other(),
-                    sequence,
-                    payload,
-                }),
-            );
+            let event = NetEvent::Segment {
+                id,
+                to: end.other(),
+                sequence,
+                payload,
+            };
+            side.unacknowledged[index].arrival = Some(core.events.push(arrival, Event::Net(event)));
         }
     }
 
@@ -477,14 +488,14 @@ impl Net {
 
     /// Asks a receiver whose window is closed whether it has opened: its update may have been lost.
     fn probe(&mut self, core: &mut Core, id: ConnectionId, end: End) {
-        let Some(connection) = self.connections.get(&id) else {
+        let Some(connection) = self.connections.get_mut(&id) else {
             return;
         };
         let (from, to) = (
             connection.ends[end as usize].node,
             connection.ends[end.other() as usize].node,
         );
-        let identity = connection.identity.with(4).with(end as u64).with(core.now);
+        let identity = connection.control_identity(end);
         let at = core.now;
         let arrival = self.links.send(core, &packet(from, to, 0, at, identity));
         if arrival.is_none() || !core.hosts[to].powered {
@@ -574,10 +585,8 @@ impl Net {
             return;
         };
         let to = connection.ends[end.other() as usize].node;
-        let identity = connection.identity.with(5).with(end as u64);
+        let identity = connection.control_identity(end);
         let side = &mut connection.ends[end as usize];
-        side.acknowledgement_count += 1;
-        let identity = identity.with(side.acknowledgement_count);
         let (from, upto, window_end) = (side.node, side.expected, side.receive_window_end());
         side.advertised_end = window_end;
         let at = core.now;
@@ -669,6 +678,22 @@ impl Net {
         }
     }
 
+    /// The process has ended during a stall: what it would have sent afterwards never leaves.
+    pub(super) fn unsend(&mut self, core: &mut Core, id: ConnectionId, end: End) {
+        let now = core.now;
+        let Some(side) = self.side(id, end) else { return };
+        while let Some(segment) = side
+            .unacknowledged
+            .pop_back_if(|segment| segment.sent_at > now && segment.attempts == 1)
+        {
+            side.next_sequence = segment.sequence;
+            side.fin_queued &= !matches!(segment.payload, Payload::Fin);
+            if let Some(key) = segment.arrival {
+                core.events.cancel(key);
+            }
+        }
+    }
+
     /// The process is gone: its kernel closes the socket.
     pub(super) fn close_both(&mut self, core: &mut Core, id: ConnectionId, end: End) {
         let Some(side) = self.side(id, end) else { return };
@@ -704,14 +729,14 @@ impl Net {
     }
 
     fn send_reset(&mut self, core: &mut Core, id: ConnectionId, end: End) {
-        let Some(connection) = self.connections.get(&id) else {
+        let Some(connection) = self.connections.get_mut(&id) else {
             return;
         };
         let (from, to) = (
             connection.ends[end as usize].node,
             connection.ends[end.other() as usize].node,
         );
-        let identity = connection.identity.with(6).with(end as u64).with(core.now);
+        let identity = connection.control_identity(end);
         let at = core.now;
         if let Some(arrival) = self.links.send(core, &packet(from, to, 0, at, identity)) {
             core.events

@@ -237,6 +237,7 @@ impl Net {
             }
         }
         for (id, end) in self.ends_of(node) {
+            self.unsend(core, id, end);
             self.close_both(core, id, end);
         }
     }
@@ -245,6 +246,7 @@ impl Net {
     pub(crate) fn power_loss(&mut self, core: &mut Core, node: usize) {
         self.take_listeners(node);
         for (id, end) in self.ends_of(node) {
+            self.unsend(core, id, end);
             self.release(core, id, end);
         }
     }
