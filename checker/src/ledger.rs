@@ -3,7 +3,7 @@
 //!
 //! Invariant: `steps` is in order of time, and every index in it is valid.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 
 use crate::budget::{Budget, Claim, Grade};
 use crate::history::{
@@ -189,6 +189,7 @@ pub(crate) struct Ledger {
     open_deliveries: HashMap<u64, u32>,
     open_sessions: HashMap<Id, u32>,
     open_commits: HashMap<u64, u32>,
+    effective_faults: HashSet<u32>,
 }
 
 impl Ledger {
@@ -225,6 +226,7 @@ impl Ledger {
             open_deliveries: HashMap::new(),
             open_sessions: HashMap::new(),
             open_commits: HashMap::new(),
+            effective_faults: HashSet::new(),
         }
     }
 
@@ -254,13 +256,13 @@ impl Ledger {
                 self.point(t, &record.event)
             }
             Event::Fault {
+                id,
                 fault,
                 phase,
                 nodes,
                 effect,
-                ..
             } => {
-                if effect.values().any(|&count| count > 0) {
+                if effect.values().any(|&count| count > 0) && self.effective_faults.insert(*id) {
                     self.counts.fault_effects += 1;
                 }
                 let dies = matches!(fault, FaultKind::Kill | FaultKind::PowerLoss);
