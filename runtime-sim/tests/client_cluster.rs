@@ -411,3 +411,38 @@ fn a_consumer_that_read_past_what_a_power_loss_left_is_set_back_and_skips_nothin
         }
     });
 }
+
+#[test]
+fn a_reader_that_missed_a_whole_life_of_the_broker_is_set_back_to_the_older_cut() {
+    simulate(10, |world| async move {
+        let cluster = Cluster::start(&world, 1, "ASYNC_FLUSH").await;
+        let broker = cluster.brokers[0];
+        let seen = Seen::default();
+        let (node_one, rt_one) = cluster.node("one");
+        let _one = cluster
+            .consumer(&rt_one, "one", config("g"), Duration::ZERO, &seen)
+            .await;
+        let (_, rt) = cluster.node("producer");
+        let producer = Producer::start(&cluster.client(&rt), ProducerConfig::new("p")).unwrap();
+        let first = send_all(&producer, "first", 200).await;
+        cluster
+            .until("the first are processed", || finished(&seen).is_superset(&first))
+            .await;
+        // The reader hears nothing of the life in which its offsets are given to other messages.
+        world.power_loss(broker);
+        world.partition(&[node_one], &[broker]);
+        world.sleep(SECOND).await;
+        world.restart(broker);
+        let second = send_all(&producer, "second", 400).await;
+        world.kill(broker);
+        world.sleep(SECOND).await;
+        world.restart(broker);
+        world.heal_all();
+        let third = send_all(&producer, "third", 20).await;
+        let is_complete = || {
+            let finished = finished(&seen);
+            finished.is_superset(&second) && finished.is_superset(&third)
+        };
+        cluster.until("the second and third are processed", is_complete).await;
+    });
+}

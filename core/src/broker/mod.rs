@@ -120,6 +120,8 @@ impl<R: Runtime> Broker<R> {
         let runtime = self.operations.runtime.clone();
         let tasks = &mut self.tasks;
         tasks.spawn(&runtime, "broker saver", persist::run(self.operations.clone()));
+        let carrying = persist::end_carrying_cuts(self.operations.clone());
+        tasks.spawn(&runtime, "broker cuts", carrying);
         let own = handlers.clone();
         tasks.spawn(
             &runtime,

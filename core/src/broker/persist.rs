@@ -6,6 +6,7 @@
 //!
 //! A save that fails refuses those who wait for it; it is tried again with the next change, and every few seconds.
 
+use std::collections::BTreeMap;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -16,6 +17,7 @@ use serde::Serialize;
 use serde::de::DeserializeOwned;
 
 use super::operations::Operations;
+use super::state::lineage::{CARRY_TIME, SavedCuts};
 use super::state::topics::SavedTopics;
 use super::state::{Tables, Touched};
 use crate::config::BrokerConfig;
@@ -31,18 +33,20 @@ pub enum Table {
     Locks,
     Offsets,
     Delays,
+    Cuts,
 }
 
 impl Table {
-    const COUNT: usize = 5;
+    const COUNT: usize = 6;
     /// Saved as soon as they change, because somebody waits for it.
-    const PROMPT: [Table; 3] = [Table::Topics, Table::Groups, Table::Locks];
+    const PROMPT: [Table; 4] = [Table::Topics, Table::Groups, Table::Locks, Table::Cuts];
     const ALL: [Table; Table::COUNT] = [
         Table::Topics,
         Table::Groups,
         Table::Locks,
         Table::Offsets,
         Table::Delays,
+        Table::Cuts,
     ];
 
     pub(super) fn path(self, config: &BrokerConfig) -> PathBuf {
@@ -52,6 +56,7 @@ impl Table {
             Table::Locks => "queueLocks.json",
             Table::Offsets => "consumerOffset.json",
             Table::Delays => "delayOffset.json",
+            Table::Cuts => "queueCuts.json",
         };
         config.store.root_dir.join("config").join(name)
     }
@@ -175,6 +180,18 @@ pub(super) async fn save_start<R: Runtime>(operations: &Operations<R>) -> Result
     Ok(())
 }
 
+/// Once the cuts of this start need not be known to the next one, says so on disk.
+pub(super) async fn end_carrying_cuts<R: Runtime>(operations: Arc<Operations<R>>) {
+    operations.runtime.sleep(CARRY_TIME).await;
+    operations.tables().lineage.end_carrying();
+    if let Err(reason) = save(&operations, Table::Cuts).await {
+        log::warn!(
+            "{} is not saved: {reason}",
+            Table::Cuts.path(&operations.config).display()
+        );
+    }
+}
+
 /// Saves everything that changed: the last act of a clean stop.
 pub(super) async fn save_all<R: Runtime>(operations: &Operations<R>) {
     for table in Table::ALL {
@@ -217,6 +234,10 @@ async fn save<R: Runtime>(operations: &Operations<R>, table: Table) -> Result<()
             let snapshot = operations.tables().offsets.save(now);
             write(operations, table, &snapshot).await
         }
+        Table::Cuts => {
+            let snapshot = operations.tables().lineage.save();
+            write(operations, table, &snapshot).await
+        }
         Table::Delays => {
             let snapshot = operations.tables().delays.save(now);
             // Progress that skips a delayed message must not outlive its delivered copy: the copies first.
@@ -244,6 +265,8 @@ pub(super) struct Loaded {
     pub(super) tables: Tables,
     /// Nobody knows who held queue locks.
     pub(super) locks_unknown: bool,
+    /// Cuts of earlier lives; cuts that do not read are taken to be at zero.
+    pub(super) cuts: SavedCuts,
 }
 
 /// Reads the saved tables, leniently: what does not read is reported and left out, since a broker that starts with
@@ -267,6 +290,12 @@ pub(super) async fn load<R: Runtime>(runtime: &R, config: &BrokerConfig) -> Load
         Ok(Some(saved)) => tables.locks.restore(saved, runtime.mono()),
         Ok(None) | Err(Unreadable) => loaded.locks_unknown = true,
     }
+    loaded.cuts = match read(runtime, config, Table::Cuts).await {
+        Ok(saved) => saved.unwrap_or_default(),
+        Err(Unreadable) => SavedCuts {
+            cuts: Some(BTreeMap::new()),
+        },
+    };
     loaded
 }
 

@@ -28,6 +28,7 @@ pub(super) fn tables<R: Runtime>(
     let Loaded {
         mut tables,
         locks_unknown,
+        cuts,
     } = loaded;
     let (now, mono) = (runtime.wall(), runtime.mono());
     add_system_topics(&mut tables, config, now);
@@ -48,6 +49,9 @@ pub(super) fn tables<R: Runtime>(
             .into_iter()
             .map(|(name, bounds)| (name.topic.to_string(), name.queue_id, bounds.max));
         tables.lineage = Lineage::cut_at(ends);
+    }
+    if config.flush.disk_type == FlushDiskType::Async {
+        tables.lineage.carry(cuts);
     }
     restore_locks(&mut tables, locks_unknown, recovery, mono);
     tables

@@ -17,10 +17,21 @@
 //! before its heartbeat, or seeks to an arbitrary new offset, is set back too. A process kill loses nothing, but a
 //! broker cannot tell it from a power loss; since then the cut is the old end, nobody's position is beyond it.
 //! Not used after a clean stop, nor under synchronous flush, where nothing unsynced is ever shown.
+//!
+//! A reader may have missed a whole life of the broker, in which its offsets were given to other messages and after which
+//! the end lies beyond them. So the cuts are saved, and a start within [`CARRY_TIME`] of the one that found them keeps the
+//! lower of old and new. A reader that hears nothing of a broker for longer than that is believed.
 
 use std::collections::{BTreeMap, BTreeSet};
 
+use std::time::Duration;
+
+use serde::{Deserialize, Serialize};
+
 use crate::types::Map;
+
+/// How long a cut outlives the start that found it: five times the silence after which a client is forgotten.
+pub const CARRY_TIME: Duration = Duration::from_secs(600);
 
 /// Positions remembered at most; beyond, all are forgotten, which costs duplicates only.
 const SERVED_COUNT_MAX: usize = 1_000_000;
@@ -39,6 +50,13 @@ pub struct Position<'a> {
 
 type Queues = BTreeMap<i32, i64>;
 
+/// Cuts as they are saved: topic → queue → offset. `None`: none to be carried on.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct SavedCuts {
+    pub cuts: Option<BTreeMap<String, Queues>>,
+}
+
 #[derive(Clone, Debug, Default)]
 struct Reader {
     /// group → topic → queue → highest position served.
@@ -54,6 +72,7 @@ pub struct Lineage {
     cuts: Option<Map<String, Queues>>,
     readers: Map<String, Reader>,
     served_count: usize,
+    is_carried: bool,
 }
 
 impl Lineage {
@@ -70,8 +89,47 @@ impl Lineage {
         }
         Lineage {
             cuts: Some(cuts),
+            is_carried: true,
             ..Lineage::default()
         }
+    }
+
+    /// Takes the cuts of earlier lives into account. A queue that they do not name was empty then.
+    pub fn carry(&mut self, saved: SavedCuts) {
+        let Some(mut earlier) = saved.cuts else {
+            return;
+        };
+        match &mut self.cuts {
+            None => {
+                self.cuts = Some(earlier.into_iter().collect());
+                self.is_carried = true;
+            }
+            Some(cuts) => {
+                for (topic, queues) in cuts.iter_mut() {
+                    let earlier = earlier.remove(topic).unwrap_or_default();
+                    for (queue_id, cut) in queues {
+                        *cut = (*cut).min(earlier.get(queue_id).copied().unwrap_or(0));
+                    }
+                }
+            }
+        }
+    }
+
+    /// What the next start must know.
+    pub fn save(&self) -> SavedCuts {
+        let cuts = self.cuts.as_ref().filter(|_| self.is_carried);
+        SavedCuts {
+            cuts: cuts.map(|cuts| {
+                cuts.iter()
+                    .map(|(topic, queues)| (topic.clone(), queues.clone()))
+                    .collect()
+            }),
+        }
+    }
+
+    /// The cuts need not outlive this life any more: every reader has been heard, or is gone.
+    pub fn end_carrying(&mut self) {
+        self.is_carried = false;
     }
 
     pub fn is_unbroken(&self) -> bool {
@@ -218,6 +276,27 @@ mod tests {
         let lineage = cut_at_80();
         let other = Position { queue_id: 7, ..at(3) };
         assert_eq!(lineage.judge(&["c"], other, None), Err(0));
+    }
+
+    #[test]
+    fn the_lower_cut_of_two_lives_counts_until_it_is_no_longer_carried() {
+        let saved = cut_at_80().save();
+        let mut second = Lineage::cut_at([("T".to_owned(), 0, 200), ("U".to_owned(), 0, 9)]);
+        second.carry(saved.clone());
+        assert_eq!(second.judge(&["c"], at(100), None), Err(80));
+        let new_topic = Position { topic: "U", ..at(5) };
+        assert_eq!(
+            second.judge(&["c"], new_topic, None),
+            Err(0),
+            "it was empty in the earlier life"
+        );
+        let mut clean = Lineage::unbroken();
+        clean.carry(saved.clone());
+        assert_eq!(clean.judge(&["c"], at(100), None), Err(80));
+        assert_eq!(clean.save(), saved);
+        clean.end_carrying();
+        assert_eq!(clean.save(), SavedCuts::default());
+        assert_eq!(clean.judge(&["c"], at(100), None), Err(80), "this life still counts");
     }
 
     #[test]
