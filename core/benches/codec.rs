@@ -60,20 +60,20 @@ fn decode(criterion: &mut Criterion) {
     for (name, header_type) in [("json", HeaderType::Json), ("binary", HeaderType::Binary)] {
         let bytes = turn(header_type);
         group.bench_function(format!("{name}: frame"), |bencher| {
-            let decode = |mut buffer: BytesMut| {
-                while let Some(command) = frame::decode(&mut buffer, &limits).unwrap() {
+            let decode = |buffer: &mut BytesMut| {
+                while let Some(command) = frame::decode(buffer, &limits).unwrap() {
                     black_box(&command);
                 }
             };
-            bencher.iter_batched(|| bytes.clone(), decode, BatchSize::SmallInput);
+            bencher.iter_batched_ref(|| bytes.clone(), decode, BatchSize::SmallInput);
         });
         group.bench_function(format!("{name}: frame and send header"), |bencher| {
-            let decode = |mut buffer: BytesMut| {
-                while let Some(command) = frame::decode(&mut buffer, &limits).unwrap() {
+            let decode = |buffer: &mut BytesMut| {
+                while let Some(command) = frame::decode(buffer, &limits).unwrap() {
                     black_box(SendHeader::read(&command.ext).unwrap());
                 }
             };
-            bencher.iter_batched(|| bytes.clone(), decode, BatchSize::SmallInput);
+            bencher.iter_batched_ref(|| bytes.clone(), decode, BatchSize::SmallInput);
         });
     }
     group.finish();

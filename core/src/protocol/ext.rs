@@ -28,6 +28,10 @@ pub(super) struct Span {
 
 const OWN: u32 = 1 << 31;
 
+/// Room made at the first field, so that the usual header grows nothing.
+const FIELD_COUNT_USUAL: usize = 16;
+const TEXT_SIZE_USUAL: usize = 256;
+
 impl ExtFields {
     pub fn new() -> ExtFields {
         ExtFields::default()
@@ -57,6 +61,10 @@ impl ExtFields {
 
     /// Appends a field. A field of the same key that is there already is hidden by it.
     pub fn push(&mut self, key: &str, value: &str) {
+        if self.fields.capacity() == 0 {
+            self.fields.reserve(FIELD_COUNT_USUAL);
+            self.own.reserve(TEXT_SIZE_USUAL);
+        }
         let key = self.own_text(key);
         let value = self.own_text(value);
         self.fields.push((key, value));
@@ -99,7 +107,7 @@ impl ExtFields {
         ExtFields {
             source,
             own: String::new(),
-            fields: Vec::with_capacity(16),
+            fields: Vec::with_capacity(FIELD_COUNT_USUAL),
         }
     }
 

@@ -387,13 +387,23 @@ fn put_integer(value: i32, out: &mut BytesMut) {
     out.put_slice(itoa::Buffer::new().format(value).as_bytes());
 }
 
+/// Bytes that a string literal cannot hold as they are.
+const ESCAPED: [bool; 256] = {
+    let mut escaped = [false; 256];
+    let mut control = 0;
+    while control < 0x20 {
+        escaped[control] = true;
+        control += 1;
+    }
+    escaped[b'"' as usize] = true;
+    escaped[b'\\' as usize] = true;
+    escaped
+};
+
 fn put_string(text: &str, out: &mut BytesMut) {
     out.put_u8(b'"');
     let mut rest = text.as_bytes();
-    while let Some(position) = rest
-        .iter()
-        .position(|byte| *byte < 0x20 || matches!(byte, b'"' | b'\\'))
-    {
+    while let Some(position) = rest.iter().position(|byte| ESCAPED[usize::from(*byte)]) {
         out.put_slice(&rest[..position]);
         put_escaped(rest[position], out);
         rest = &rest[position + 1..];
