@@ -145,7 +145,7 @@ impl<R: Runtime, S: Service> Connection<R, S> {
             if self.peer.is_closing() {
                 return End::Closed;
             }
-            if self.read_since_yield >= self.limits.turn_size_max {
+            if rest == Rest::Perhaps || self.read_since_yield >= self.limits.turn_size_max {
                 self.read_since_yield = 0;
                 self.runtime.yield_now().await;
             }
