@@ -311,7 +311,8 @@ async fn end_life(world: &World, node: NodeId, plan: &Plan, life: u64, model: &A
     if plan.clean_stops && draw.with(1).happens(0.2) {
         world.step_wall(node, -5000);
     }
-    match plan.power_loss {
+    // A kill leaves unsynced bytes in the cache, which the next life shows and a later power loss takes.
+    match plan.power_loss && draw.with(4).happens(0.7) {
         true => world.power_loss(node),
         false => world.kill(node),
     }

@@ -16,6 +16,15 @@ use crate::runtime::{Disk, DiskError, DiskErrorKind, File, OpenMode};
 /// Bytes looked at in one read when a stretch is searched for anything but zeros.
 const SEARCH_SIZE: u64 = 1 << 20;
 
+/// When a cut writes zeros.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Zeros {
+    /// If anything else is read there.
+    IfNeeded,
+    /// Also if zeros are read: they may be those of an earlier cut that never reached the device.
+    Always,
+}
+
 #[derive(Clone, Debug)]
 pub(crate) struct LogFile<F> {
     pub(crate) start: u64,
@@ -165,7 +174,7 @@ impl<F: File> LogFiles<F> {
 
     /// Ends the log at `cut`: zeros from there to the end of its file, removes all later files, makes both durable.
     /// Gives the number of bytes that were not zero.
-    pub(crate) async fn cut<D: Disk<File = F>>(&self, disk: &D, cut: u64) -> Result<u64, DiskError> {
+    pub(crate) async fn cut<D: Disk<File = F>>(&self, disk: &D, cut: u64, zeros: Zeros) -> Result<u64, DiskError> {
         let mut cut_bytes = 0;
         // The newest goes first: a crash in between leaves no gap.
         while let Some(last) = self.last_at_or_behind(cut) {
@@ -180,13 +189,29 @@ impl<F: File> LogFiles<F> {
             return Ok(cut_bytes);
         };
         let within = cut - log_file.start;
-        if let Some(first) = first_byte(&log_file.file, within, self.file_size).await? {
-            cut_bytes += self.file_size - first;
+        let first = first_byte(&log_file.file, within, self.file_size).await?;
+        cut_bytes += first.map_or(0, |first| self.file_size - first);
+        if first.is_some() || zeros == Zeros::Always {
             log_file.file.zero_range(within, self.file_size - within).await?;
         }
-        // Zeros may be those of an earlier cut whose sync did not happen.
         log_file.file.sync().await?;
         Ok(cut_bytes)
+    }
+
+    /// Writes `[from, until)` over itself and syncs.
+    pub(crate) async fn write_again(&self, from: u64, until: u64) -> Result<(), DiskError> {
+        for log_file in self.covering(from, until) {
+            let mut at = from.max(log_file.start);
+            let end = until.min(log_file.start + self.file_size);
+            while at < end {
+                let size = (end - at).min(SEARCH_SIZE);
+                let bytes = log_file.file.read(at - log_file.start, size as usize).await?;
+                log_file.file.write_at(at - log_file.start, &[&bytes])?;
+                at += size;
+            }
+            log_file.file.sync().await?;
+        }
+        Ok(())
     }
 
     fn last_at_or_behind(&self, cut: u64) -> Option<LogFile<F>> {

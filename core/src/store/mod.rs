@@ -18,6 +18,7 @@ mod disk;
 mod dispatch;
 mod files;
 mod flush;
+mod index;
 pub mod json;
 mod layout;
 mod log;
@@ -46,6 +47,7 @@ use crate::runtime::{Disk, DiskError, Runtime, TaskSet, WallMillis};
 use crate::sync::{Notify, Progress, Watch, lock};
 use checkpoint::{Checkpoint, CheckpointFile};
 use files::LogFiles;
+use index::Index;
 use layout::Paths;
 use log::AppendLog;
 use queues::QueueTable;
@@ -105,6 +107,8 @@ struct Shared<R: Runtime> {
     /// Records from here on were written or verified by this process.
     verified_from: u64,
     damaged: RwLock<BTreeSet<u64>>,
+    recovered_clean: bool,
+    index: Option<Index<FileOf<R>>>,
     checkpoint: CheckpointFile<FileOf<R>>,
     last_checkpoint: Mutex<Checkpoint>,
     disk_used_percent: AtomicU64,

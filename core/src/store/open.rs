@@ -6,6 +6,7 @@ use std::sync::{Arc, Mutex, OnceLock, RwLock};
 use super::checkpoint::{Checkpoint, CheckpointFile};
 use super::disk::{make_dir, open_existing};
 use super::files::LogFiles;
+use super::index::Index;
 use super::layout::Paths;
 use super::log::{AppendLog, LogLimits};
 use super::recovery::{Recovered, recover};
@@ -117,6 +118,9 @@ impl<R: Runtime> Shared<R> {
         let mut unsynced = self.queues.all();
         self.write_queues(&mut unsynced).await?;
         self.sync_queues(&mut unsynced).await?;
+        if let Some(index) = &self.index {
+            index.sync().await?;
+        }
         let visible = lock(&self.dispatcher).visible;
         let end = visible.end as i64;
         assert_eq!(
@@ -129,6 +133,7 @@ impl<R: Runtime> Shared<R> {
             logics_time: visible.last_store_time.0,
             logics_offset: end,
             confirm_offset: end,
+            index_time: self.index_time(),
             ..*lock(&self.last_checkpoint)
         };
         self.claim(checkpoint).await?;
@@ -186,6 +191,7 @@ fn share<R: Runtime>(
         last_store_time: recovered.last_store_time,
     };
     let files_end = recovered.files.end();
+    let index = config.index.then(|| Index::new(config.index_slots, config.index_entries, checkpoint.index_time));
     Shared {
         runtime: runtime.clone(),
         config,
@@ -206,6 +212,8 @@ fn share<R: Runtime>(
         file_wanted: Notify::new(),
         verified_from: recovered.verified_from,
         damaged: RwLock::new(recovered.recovery.damaged.iter().copied().collect()),
+        recovered_clean: recovered.recovery.clean,
+        index,
         checkpoint: checkpoint_file,
         last_checkpoint: Mutex::new(checkpoint),
         disk_used_percent: AtomicU64::new(0),

@@ -369,11 +369,12 @@ impl<F: File> Queue<F> {
     /// A file of full size whose slots below `filled` (bytes) hold filler.
     async fn create_file<D: Disk<File = F>>(&self, disk: &D, start: u64, filled: u64) -> Result<F, DiskError> {
         disk.create_dir_all(&self.folder).await?;
-        let file = disk.open(&self.folder.join(file_name(start)), OpenMode::Create).await?;
-        if file.len() < self.file_size {
-            // The last byte alone: full size as Java wants it, sparse as a million idle queues want it.
-            file.write_at(self.file_size - 1, &[&[0]])?;
-        }
+        let path = self.folder.join(file_name(start));
+        // What an earlier attempt may have left.
+        super::disk::remove_if_present(disk, &path).await?;
+        let file = disk.open(&path, OpenMode::New).await?;
+        // The last byte alone: full size as Java wants it, sparse as a million idle queues want it.
+        file.write_at(self.file_size - 1, &[&[0]])?;
         let mut filler = Vec::new();
         Entry::FILLER.encode(&mut filler);
         let filler = filler.repeat((filled / ENTRY_SIZE) as usize);
@@ -467,16 +468,20 @@ impl<F: File> Queue<F> {
         Ok(())
     }
 
-    /// Ends the queue and removes its files and folder.
+    /// Ends the queue and removes its files and folder, durably: a new queue of that name must not find them.
     pub(crate) async fn delete<D: Disk<File = F>>(&self, disk: &D) -> Result<(), DiskError> {
         let files = {
             let mut state = lock(&self.state);
             state.deleted = true;
             std::mem::take(&mut state.files)
         };
-        for start in files.keys() {
+        if files.is_empty() {
+            return Ok(());
+        }
+        for start in files.keys().rev() {
             disk.remove(&self.folder.join(file_name(*start))).await?;
         }
+        disk.sync_dir(&self.folder).await?;
         super::disk::remove_dir_if_empty(disk, &self.folder).await
     }
 }

@@ -371,7 +371,7 @@ impl<R: Runtime> Shared<R> {
     }
 
     /// A slice if resident, else a read.
-    async fn read_any(&self, position: u64, size: usize) -> Result<Bytes, DiskError> {
+    pub(super) async fn read_any(&self, position: u64, size: usize) -> Result<Bytes, DiskError> {
         if position >= self.hot_from() {
             return self.files.read_hot(position, size);
         }

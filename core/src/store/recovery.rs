@@ -6,6 +6,7 @@
 //! | a queue with a hole or a bad file | scan from the file of its last good entry | the same |
 //! | no queue has an entry | scan everything | scan everything |
 //! | torn record, or bytes of a longer log | cut there: zero to the end of the file, remove later files, sync | the same |
+//! | records behind the checkpoint | – | written again and synced: the page cache may hold what a failed sync has lost |
 //! | queue entries | those of scanned records are made again, those behind the end are cleared | the same |
 //!
 //! A gap in a queue's offsets during a partial scan says that its files lost entries: everything is scanned then.
@@ -19,7 +20,7 @@ use bytes::{Buf, Bytes};
 use super::checkpoint::Checkpoint;
 use super::disk::{list, remove_if_present};
 use super::dispatch::{Place, places};
-use super::files::LogFiles;
+use super::files::{LogFiles, Zeros};
 use super::layout::{ENTRY_SIZE, Entry, Paths, file_name, is_folder_name, parse_file_name};
 use super::queue::{Pushed, Queue, QueueParts};
 use super::queues::QueueTable;
@@ -118,8 +119,15 @@ pub(crate) async fn recover<D: Disk>(
     recovery.rebuilt = verified_from == log_start && log_end > log_start && known.end == 0;
     recovery.lost_tail = loaded.iter().any(|queue| queue.end() > log_end);
     if own_end != Some(log_end) {
-        recovery.cut_bytes = files.cut(disk, log_end).await?;
+        let zeros = if clean { Zeros::IfNeeded } else { Zeros::Always };
+        recovery.cut_bytes = files.cut(disk, log_end, zeros).await?;
         recovery.lost_tail |= recovery.cut_bytes > 0;
+    }
+    if !clean {
+        // Up to here the checkpoint vouches for the device. What is behind may be in the page cache alone, and marked
+        // clean there by a sync that failed: only writing it again makes a sync mean something.
+        let durable = u64::try_from(checkpoint.logics_offset).unwrap_or(0);
+        files.write_again(durable.max(verified_from), log_end).await?;
     }
     loaded.retain(|queue| queue.is_damaged);
     recovery.repaired_queues = loaded.len() as u64;

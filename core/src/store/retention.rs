@@ -82,6 +82,9 @@ impl<R: Runtime> Shared<R> {
         for queue in self.queues.all() {
             queue.trim(self.runtime.disk(), log_start).await?;
         }
+        if let Some(index) = &self.index {
+            index.trim(self.runtime.disk(), log_start).await?;
+        }
         Ok(())
     }
 }

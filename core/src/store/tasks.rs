@@ -9,6 +9,7 @@ use futures_util::{FutureExt, pin_mut, select_biased};
 
 use super::checkpoint::Checkpoint;
 use super::flush::{FlushState, is_due};
+use super::index::index_loop;
 use super::{FlushMode, Shared, StoreError};
 use crate::runtime::{Disk, DiskErrorKind, Runtime, TaskSet};
 use crate::sync::lock;
@@ -23,6 +24,9 @@ pub(super) fn start<R: Runtime>(shared: &Arc<Shared<R>>) -> TaskSet<R> {
     tasks.spawn(runtime, "store-files", files_loop(Arc::clone(shared)));
     tasks.spawn(runtime, "store-queues", queues_loop(Arc::clone(shared)));
     tasks.spawn(runtime, "store-clean", clean_loop(Arc::clone(shared)));
+    if shared.index.is_some() {
+        tasks.spawn(runtime, "store-index", index_loop(Arc::clone(shared)));
+    }
     tasks
 }
 
@@ -157,9 +161,16 @@ impl<R: Runtime> Shared<R> {
             physic_time: visible.last_store_time.0,
             logics_time: visible.last_store_time.0,
             logics_offset: visible.end as i64,
+            index_time: self.index_time(),
             ..*lock(&self.last_checkpoint)
         };
         self.claim(checkpoint).await
+    }
+
+    /// Store time up to which the key index is durable.
+    pub(super) fn index_time(&self) -> i64 {
+        let current = lock(&self.last_checkpoint).index_time;
+        self.index.as_ref().map_or(current, |index| index.durable_time())
     }
 
     pub(super) async fn claim(&self, checkpoint: Checkpoint) -> Result<(), StoreError> {

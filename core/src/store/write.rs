@@ -167,7 +167,7 @@ impl<R: Runtime> Shared<R> {
     fn check_space(&self) -> Result<(), AppendError> {
         let used_percent = self.disk_used_percent.load(Ordering::Relaxed);
         let limit_percent = self.config.disk_used_percent_full;
-        if used_percent >= limit_percent {
+        if used_percent > limit_percent {
             return Err(AppendError::DiskFull {
                 used_percent,
                 limit_percent,
