@@ -41,10 +41,14 @@ struct ExpectedQueue {
 }
 
 fn unpacked(name: &str) -> Vec<u8> {
-    let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("../core/tests/vectors/store").join(name);
+    let path = Path::new(env!("CARGO_MANIFEST_DIR"))
+        .join("../core/tests/vectors/store")
+        .join(name);
     let packed = std::fs::read(&path).unwrap_or_else(|error| panic!("{}: {error}", path.display()));
     let mut bytes = Vec::new();
-    flate2::read::GzDecoder::new(&packed[..]).read_to_end(&mut bytes).unwrap();
+    flate2::read::GzDecoder::new(&packed[..])
+        .read_to_end(&mut bytes)
+        .unwrap();
     bytes
 }
 
@@ -122,7 +126,10 @@ async fn pull_all(store: &Store<Real>, queue: &str) -> Vec<(u64, usize, u32)> {
                 let bytes = bytes.unwrap();
                 let record = RecordView::parse_checked(&bytes).unwrap();
                 let at = record.physical_offset;
-                assert_eq!(store.record_at(PhysicalOffset(at)).await.unwrap().as_ref(), Some(&bytes));
+                assert_eq!(
+                    store.record_at(PhysicalOffset(at)).await.unwrap().as_ref(),
+                    Some(&bytes)
+                );
                 records.push((at, bytes.len(), crc32(&bytes)));
             }
         }
@@ -151,7 +158,10 @@ fn entries_on_disk(root: &Path, queue: &str, max: i64) -> BTreeMap<i64, (u64, i3
             if offset < max && size > 0 {
                 entries.insert(offset, (position, size, code));
             } else {
-                assert_eq!(bytes, [0; 20], "{queue} holds something at {offset}, behind its end {max}");
+                assert_eq!(
+                    bytes, [0; 20],
+                    "{queue} holds something at {offset}, behind its end {max}"
+                );
             }
         }
     }
@@ -184,7 +194,10 @@ fn open_and_compare(name: &str, expected_name: &str, verdict: Verdict) -> Recove
         drop(store);
         // Again, now trusting our own clean stop.
         let (store, again) = Store::open(&rt, config, Arc::new(())).await.unwrap();
-        assert!(again.clean && again.scanned_records == 0 && !again.lost_tail, "{name}: {again:?}");
+        assert!(
+            again.clean && again.scanned_records == 0 && !again.lost_tail,
+            "{name}: {again:?}"
+        );
         compare(&store, &root, &expected, verdict, &recovery.damaged).await;
         store.close().await.unwrap();
         recovery
@@ -193,7 +206,11 @@ fn open_and_compare(name: &str, expected_name: &str, verdict: Verdict) -> Recove
 }
 
 async fn compare(store: &Store<Real>, root: &Path, expected: &Expected, verdict: Verdict, damaged: &[u64]) {
-    let crcs: BTreeMap<u64, (usize, u32)> = expected.records.iter().map(|(at, size, crc)| (*at, (*size, *crc))).collect();
+    let crcs: BTreeMap<u64, (usize, u32)> = expected
+        .records
+        .iter()
+        .map(|(at, size, crc)| (*at, (*size, *crc)))
+        .collect();
     for (queue, wanted) in &expected.queues {
         let (topic, queue_id) = split(queue);
         let bounds = store.bounds(topic, queue_id).unwrap_or_default();
@@ -211,7 +228,10 @@ async fn compare(store: &Store<Real>, root: &Path, expected: &Expected, verdict:
             }
             let Some((length, crc)) = pulled.get(position) else {
                 let bytes = log_bytes(root, *position, *size as usize);
-                assert!(RecordView::parse_checked(&bytes).is_err(), "{queue} lacks {offset}, a whole record");
+                assert!(
+                    RecordView::parse_checked(&bytes).is_err(),
+                    "{queue} lacks {offset}, a whole record"
+                );
                 continue;
             };
             assert_eq!(*length as i32, *size, "{queue} {offset}");
@@ -221,7 +241,10 @@ async fn compare(store: &Store<Real>, root: &Path, expected: &Expected, verdict:
 }
 
 fn log_bytes(root: &Path, position: u64, size: usize) -> Vec<u8> {
-    let mut files: Vec<PathBuf> = std::fs::read_dir(root.join("store/commitlog")).unwrap().map(|file| file.unwrap().path()).collect();
+    let mut files: Vec<PathBuf> = std::fs::read_dir(root.join("store/commitlog"))
+        .unwrap()
+        .map(|file| file.unwrap().path())
+        .collect();
     files.sort();
     let log: Vec<u8> = files.iter().flat_map(|path| std::fs::read(path).unwrap()).collect();
     log[position as usize..position as usize + size].to_vec()
@@ -237,7 +260,10 @@ fn compare_entries(store: &Store<Real>, root: &Path, queue: &str, expected: &Exp
         assert_eq!((at, length), (*position, *size), "{queue} {offset}");
         // An address in the extension file stands for the code.
         let is_address = tags_code < i64::from(i32::MIN);
-        assert!(is_address || tags_code == *code, "{queue} {offset}: {tags_code} for {code}");
+        assert!(
+            is_address || tags_code == *code,
+            "{queue} {offset}: {tags_code} for {code}"
+        );
     }
     if verdict == Verdict::Equal {
         assert_eq!(entries.len(), wanted.units.len(), "{queue}");
@@ -252,7 +278,11 @@ fn assert_zero_behind(root: &Path, config: &StoreConfig, end: u64) {
         let bytes = std::fs::read(&path).unwrap();
         assert_eq!(bytes.len() as u64, config.commit_log_file_size);
         let from = end.saturating_sub(start).min(bytes.len() as u64) as usize;
-        assert!(bytes[from..].iter().all(|byte| *byte == 0), "{} is not empty behind {end}", path.display());
+        assert!(
+            bytes[from..].iter().all(|byte| *byte == 0),
+            "{} is not empty behind {end}",
+            path.display()
+        );
     }
 }
 
@@ -260,14 +290,20 @@ fn assert_zero_behind(root: &Path, config: &StoreConfig, end: u64) {
 fn a_clean_directory_opens_as_it_is() {
     for name in ["clean", "small", "v2-ipv6", "index-missing"] {
         let recovery = open_and_compare(name, name, Verdict::Equal);
-        assert!(recovery.clean && !recovery.lost_tail && recovery.damaged.is_empty(), "{name}: {recovery:?}");
+        assert!(
+            recovery.clean && !recovery.lost_tail && recovery.damaged.is_empty(),
+            "{name}: {recovery:?}"
+        );
     }
 }
 
 #[test]
 fn a_torn_record_is_cut_after_a_kill() {
     let recovery = open_and_compare("crash", "crash", Verdict::Equal);
-    assert!(!recovery.clean && recovery.lost_tail && recovery.cut_bytes > 0, "{recovery:?}");
+    assert!(
+        !recovery.clean && recovery.lost_tail && recovery.cut_bytes > 0,
+        "{recovery:?}"
+    );
 }
 
 #[test]
@@ -334,7 +370,10 @@ fn keys_of_the_stock_brokers_index_are_found() {
                 let wanted: BTreeSet<u64> = positions.iter().copied().collect();
                 // The cap of 64 holds for us, too.
                 let count = wanted.len().min(64);
-                assert!(found.is_subset(&wanted) && found.len() == count, "{name} {text}: {found:?} for {wanted:?}");
+                assert!(
+                    found.is_subset(&wanted) && found.len() == count,
+                    "{name} {text}: {found:?} for {wanted:?}"
+                );
                 searched += 1;
             }
             assert!(searched > 100, "{name}");
@@ -347,7 +386,10 @@ fn keys_of_the_stock_brokers_index_are_found() {
 async fn find(store: &Store<Real>, topic: &str, key: &str) -> BTreeSet<u64> {
     let (begin, end) = (WallMillis(0), WallMillis(i64::MAX));
     let records = store.query(topic, key, 64, begin, end).await.unwrap();
-    records.iter().map(|bytes| RecordView::parse_checked(bytes).unwrap().physical_offset).collect()
+    records
+        .iter()
+        .map(|bytes| RecordView::parse_checked(bytes).unwrap().physical_offset)
+        .collect()
 }
 
 #[test]

@@ -191,7 +191,9 @@ fn share<R: Runtime>(
         last_store_time: recovered.last_store_time,
     };
     let files_end = recovered.files.end();
-    let index = config.index.then(|| Index::new(config.index_slots, config.index_entries, checkpoint.index_time));
+    let index = config
+        .index
+        .then(|| Index::new(config.index_slots, config.index_entries, checkpoint.index_time));
     Shared {
         runtime: runtime.clone(),
         config,

@@ -27,7 +27,9 @@ pub(crate) fn key_hash(key: &str) -> u32 {
 /// The texts under which a record is found: its unique id, each of its keys, its tag.
 pub(crate) fn index_keys(record: &RecordView<'_>) -> impl Iterator<Item = String> {
     let topic = record.topic;
-    let unique = record.property(properties::UNIQUE_KEY).map(|key| format!("{topic}#{key}"));
+    let unique = record
+        .property(properties::UNIQUE_KEY)
+        .map(|key| format!("{topic}#{key}"));
     let keys = properties::keys(record.properties).map(move |key| format!("{topic}#{key}"));
     let tags = record.tags().map(|tag| format!("{topic}#T#{tag}"));
     unique.into_iter().chain(keys).chain(tags)
@@ -196,7 +198,11 @@ impl Image {
         for (slot, bytes) in image.slots.iter_mut().zip(slots.as_chunks::<4>().0) {
             let number = u32::from_be_bytes(*bytes);
             // Java takes a number beyond the count for none, too.
-            *slot = if number < header.next_entry.unsigned_abs() { number } else { 0 };
+            *slot = if number < header.next_entry.unsigned_abs() {
+                number
+            } else {
+                0
+            };
         }
         image.pending_from = header.next_entry.unsigned_abs();
         image.header = header;
@@ -240,7 +246,10 @@ impl Image {
             let from = page * SLOTS_PER_PAGE;
             let until = (from + SLOTS_PER_PAGE).min(self.shape.slots);
             let slots = &self.slots[from as usize..until as usize];
-            (self.shape.slot_at(from), slots.iter().flat_map(|slot| slot.to_be_bytes()).collect())
+            (
+                self.shape.slot_at(from),
+                slots.iter().flat_map(|slot| slot.to_be_bytes()).collect(),
+            )
         });
         encoded.collect()
     }

@@ -87,9 +87,14 @@ impl<F: File> Index<F> {
 
     fn put(&self, record: &RecordView<'_>, skip: usize) -> Result<(), usize> {
         let mut files = lock(&self.files);
-        let Some(current) = &mut files.current else { return Err(skip) };
+        let Some(current) = &mut files.current else {
+            return Err(skip);
+        };
         for (index, key) in index_keys(record).enumerate().skip(skip) {
-            if !current.image.put(key_hash(&key), record.physical_offset, record.store_time.0) {
+            if !current
+                .image
+                .put(key_hash(&key), record.physical_offset, record.store_time.0)
+            {
                 return Err(index);
             }
         }
@@ -99,7 +104,9 @@ impl<F: File> Index<F> {
     /// Writes entries, and with `Slots` everything else, too.
     fn write(&self, what: Write) -> Result<Option<(F, i64)>, DiskError> {
         let mut files = lock(&self.files);
-        let Some(current) = &mut files.current else { return Ok(None) };
+        let Some(current) = &mut files.current else {
+            return Ok(None);
+        };
         if let Some((at, bytes)) = current.image.take_entries() {
             current.file.write_at(at, &[&bytes])?;
         }
@@ -123,7 +130,10 @@ impl<F: File> Index<F> {
     }
 
     fn needs_file(&self) -> bool {
-        lock(&self.files).current.as_ref().is_none_or(|current| current.image.is_full())
+        lock(&self.files)
+            .current
+            .as_ref()
+            .is_none_or(|current| current.image.is_full())
     }
 
     /// Seals the full file and begins the next.
@@ -132,7 +142,9 @@ impl<F: File> Index<F> {
         let newest = {
             let files = lock(&self.files);
             let current = files.current.as_ref().map(|current| &current.path);
-            current.or(files.sealed.back().map(|sealed| &sealed.path)).and_then(|path| file_number(path))
+            current
+                .or(files.sealed.back().map(|sealed| &sealed.path))
+                .and_then(|path| file_number(path))
         };
         let mut number = time_number(now);
         if let Some(newest) = newest
@@ -188,7 +200,9 @@ impl<F: File> Index<F> {
                 _ => disk.remove(&path).await?,
             }
         }
-        let Some(newest) = sealed.pop_back() else { return Ok(None) };
+        let Some(newest) = sealed.pop_back() else {
+            return Ok(None);
+        };
         let image = match trusted_time {
             i64::MAX => load_image(&newest, self.shape).await?,
             _ => restore(&newest, self.shape, trusted_time).await?,
@@ -231,7 +245,14 @@ impl<F: File> Index<F> {
         let current = {
             let files = lock(&self.files);
             let current = files.current.as_ref();
-            current.map(|current| (current.path.clone(), current.file.clone(), current.image.header, current.image.newest(hash)))
+            current.map(|current| {
+                (
+                    current.path.clone(),
+                    current.file.clone(),
+                    current.image.header,
+                    current.image.newest(hash),
+                )
+            })
         };
         if let Some((path, file, header, newest)) = current {
             let mut number = newest;
@@ -252,14 +273,20 @@ impl<F: File> Index<F> {
         }
         let sealed: Vec<(F, Header)> = {
             let files = lock(&self.files);
-            files.sealed.iter().rev().map(|sealed| (sealed.file.clone(), sealed.header)).collect()
+            files
+                .sealed
+                .iter()
+                .rev()
+                .map(|sealed| (sealed.file.clone(), sealed.header))
+                .collect()
         };
         for (file, header) in sealed {
             if found.len() >= max {
                 break;
             }
             if header.begin_time <= end && header.end_time >= begin {
-                self.find_sealed(&file, &header, hash, max, (begin, end), &mut found).await?;
+                self.find_sealed(&file, &header, hash, max, (begin, end), &mut found)
+                    .await?;
             }
         }
         found.truncate(max);
@@ -288,7 +315,9 @@ impl<F: File> Index<F> {
             if number == 0 || number >= header.next_entry.unsigned_abs() || found.len() >= max {
                 break;
             }
-            let Some(entry) = read_entry(file, self.shape, number).await? else { break };
+            let Some(entry) = read_entry(file, self.shape, number).await? else {
+                break;
+            };
             collect(&entry, hash, header.begin_time, begin, end, found);
             number = if entry.older < number { entry.older } else { 0 };
         }
@@ -315,7 +344,9 @@ async fn read_entry<F: File>(file: &F, shape: Shape, number: u32) -> Result<Opti
     if number >= shape.entries {
         return Ok(None);
     }
-    Ok(IndexEntry::decode(&file.read(shape.entry_at(number), ENTRY_SIZE as usize).await?))
+    Ok(IndexEntry::decode(
+        &file.read(shape.entry_at(number), ENTRY_SIZE as usize).await?,
+    ))
 }
 
 /// The table of a file from its entries, as far as they are to be trusted.
@@ -330,7 +361,9 @@ async fn restore<F: File>(newest: &Sealed<F>, shape: Shape, trusted_time: i64) -
         let size = u64::from(until - number) * ENTRY_SIZE;
         let bytes = newest.file.read(shape.entry_at(number), size as usize).await?;
         for chunk in bytes.chunks_exact(ENTRY_SIZE as usize) {
-            let Some(entry) = IndexEntry::decode(chunk) else { break 'pieces };
+            let Some(entry) = IndexEntry::decode(chunk) else {
+                break 'pieces;
+            };
             let time = newest.header.begin_time.saturating_add(i64::from(entry.seconds) * 1000);
             if time > trusted_time || entry.position < last || entry.seconds < 0 {
                 break 'pieces;
@@ -349,7 +382,10 @@ async fn restore<F: File>(newest: &Sealed<F>, shape: Shape, trusted_time: i64) -
 /// The table of a file that was written out in order.
 async fn load_image<F: File>(newest: &Sealed<F>, shape: Shape) -> Result<Image, DiskError> {
     let slots = newest.file.read(HEADER_SIZE, shape.slots as usize * 4).await?;
-    let next_entry = newest.header.next_entry.min(i32::try_from(shape.entries).unwrap_or(i32::MAX));
+    let next_entry = newest
+        .header
+        .next_entry
+        .min(i32::try_from(shape.entries).unwrap_or(i32::MAX));
     let header = Header {
         next_entry,
         ..newest.header
@@ -387,7 +423,11 @@ fn time_number(now: WallMillis) -> u64 {
     let of_year = of_era - (365 * year_of_era + year_of_era / 4 - year_of_era / 100);
     let shifted_month = (5 * of_year + 2) / 153;
     let day = of_year - (153 * shifted_month + 2) / 5 + 1;
-    let month = if shifted_month < 10 { shifted_month + 3 } else { shifted_month - 9 };
+    let month = if shifted_month < 10 {
+        shifted_month + 3
+    } else {
+        shifted_month - 9
+    };
     let year = year_of_era + era * 400 + u64::from(month <= 2);
     let (hours, minutes) = (of_day / 3_600_000, of_day / 60_000 % 60);
     let (seconds, thousandths) = (of_day / 1000 % 60, of_day % 1000);
@@ -472,12 +512,23 @@ impl<R: Runtime> Shared<R> {
             position += size.max(1);
         }
         // Fewer than eight bytes up to the end of the file hold nothing.
-        if file_end - position < 8 { Ok(file_end) } else { Ok(position) }
+        if file_end - position < 8 {
+            Ok(file_end)
+        } else {
+            Ok(position)
+        }
     }
 
-    async fn index_record(&self, index: &Index<super::FileOf<R>>, bytes: &Bytes, skip: usize) -> Result<(), StoreError> {
+    async fn index_record(
+        &self,
+        index: &Index<super::FileOf<R>>,
+        bytes: &Bytes,
+        skip: usize,
+    ) -> Result<(), StoreError> {
         // A record without a whole frame cannot be below the confirm position; one with a bad body is found by nobody.
-        let Ok(record) = RecordView::parse(bytes.chunk()) else { return Ok(()) };
+        let Ok(record) = RecordView::parse(bytes.chunk()) else {
+            return Ok(());
+        };
         // Undone transactions are not found, prepared ones are.
         use crate::protocol::message::sys_flag;
         if sys_flag::transaction(record.sys_flag) == sys_flag::ROLLBACK {
@@ -487,10 +538,15 @@ impl<R: Runtime> Shared<R> {
         while let Err(next_key) = index.put(&record, skip) {
             skip = next_key;
             if index.needs_file() {
-                index.roll(self.runtime.disk(), &self.paths.index, self.runtime.wall()).await?;
+                index
+                    .roll(self.runtime.disk(), &self.paths.index, self.runtime.wall())
+                    .await?;
             }
         }
-        let pending = lock(&index.files).current.as_ref().map_or(0, |current| current.image.pending_bytes());
+        let pending = lock(&index.files)
+            .current
+            .as_ref()
+            .map_or(0, |current| current.image.pending_bytes());
         if pending >= PENDING_BYTES_MAX {
             index.write(Write::Entries)?;
         }
@@ -509,7 +565,9 @@ impl<R: Runtime> Store<R> {
         end: WallMillis,
     ) -> Result<Vec<Bytes>, StoreError> {
         let shared = &self.owner.shared;
-        let Some(index) = &shared.index else { return Ok(Vec::new()) };
+        let Some(index) = &shared.index else {
+            return Ok(Vec::new());
+        };
         let confirmed = shared.confirmed();
         if index.progress.position() < confirmed {
             index.wanted.notify();
@@ -523,7 +581,9 @@ impl<R: Runtime> Store<R> {
         let hash = key_hash(&format!("{topic}#{key}"));
         let mut records = Vec::new();
         for position in index.find(hash, max, begin.0, end.0).await? {
-            let Some(bytes) = shared.record_at(position).await? else { continue };
+            let Some(bytes) = shared.record_at(position).await? else {
+                continue;
+            };
             if has_key(&bytes, topic, key) && is_within(&bytes, begin, end) {
                 records.push(bytes);
             }
@@ -534,7 +594,9 @@ impl<R: Runtime> Store<R> {
 
 /// Hashes collide: the record decides.
 fn has_key(bytes: &Bytes, topic: &str, key: &str) -> bool {
-    let Ok(record) = RecordView::parse(bytes) else { return false };
+    let Ok(record) = RecordView::parse(bytes) else {
+        return false;
+    };
     let is_unique_id = record.property(properties::UNIQUE_KEY) == Some(key);
     let is_tag = key.strip_prefix("T#").is_some_and(|tag| record.tags() == Some(tag));
     record.topic == topic && (is_unique_id || is_tag || properties::keys(record.properties).any(|other| other == key))
