@@ -3,12 +3,13 @@
 //! The broker keeps the last commit that reached it. A commit that was answered counts from its answer; one that was
 //! not may still arrive, for [`LATE_NS`] at most. Committed offsets are saved every few seconds: a crash of the broker
 //! may forget what was committed less than `offset_persist_ms` before. A power loss of an async-flush broker may also
-//! cut the queue, and offsets with it.
+//! cut the queue, and offsets with it: a consumer that had read past the cut is set back, and what it commits from
+//! its old position may be answered and still not count.
 
 use std::collections::HashMap;
 
 use crate::history::Flush;
-use crate::ledger::{Ledger, Step};
+use crate::ledger::{Commit, Ledger, Step};
 use crate::names::Id;
 
 /// An unanswered commit is dead after this: longer than any transport keeps data for a silent peer.
@@ -54,11 +55,19 @@ impl Register {
 #[derive(Default)]
 pub(crate) struct Committed {
     registers: HashMap<(Id, Id), Register>,
+    /// When the latest session of a client of a group on a queue began.
+    sessions: HashMap<(Id, Id, Id), u64>,
+    /// When a power loss last may have cut a broker's queues.
+    cuts: HashMap<usize, u64>,
 }
 
 impl Committed {
     pub(crate) fn advance(&mut self, ledger: &Ledger, t: u64, step: Step) {
         match step {
+            Step::SessionOpen(index) => {
+                let session = ledger.sessions[index as usize];
+                self.sessions.insert((session.group, session.queue, session.client), t);
+            }
             Step::CommitInvoke(index) => {
                 let commit = ledger.commits[index as usize];
                 let register = self.register(commit.group, commit.queue);
@@ -67,9 +76,14 @@ impl Committed {
             }
             Step::CommitOk(index) => {
                 let commit = ledger.commits[index as usize];
+                let is_old = self.is_from_before_a_cut(ledger, commit);
                 let register = self.register(commit.group, commit.queue);
                 register.open.retain(|&(open, _)| open != index);
-                register.learn(t, commit.offset);
+                if is_old {
+                    register.known.clear();
+                } else {
+                    register.learn(t, commit.offset);
+                }
             }
             Step::CommitInfo(index) => {
                 let commit = ledger.commits[index as usize];
@@ -105,17 +119,23 @@ impl Committed {
         self.register(group, queue).highest_invoked
     }
 
+    fn is_from_before_a_cut(&self, ledger: &Ledger, commit: Commit) -> bool {
+        let broker = ledger.queue_info(commit.queue).broker;
+        let cut = broker.and_then(|broker| self.cuts.get(&broker));
+        let began = self.sessions.get(&(commit.group, commit.queue, commit.client));
+        cut.is_some_and(|cut| began.is_none_or(|began| began < cut))
+    }
+
     fn register(&mut self, group: Id, queue: Id) -> &mut Register {
         self.registers.entry((group, queue)).or_default()
     }
 
     fn crash(&mut self, ledger: &Ledger, t: u64, broker: usize, power: bool) {
         let cuts_queues = power && ledger.brokers[broker].flush == Flush::Async;
-        let forgets_ns = if cuts_queues {
-            u64::MAX
-        } else {
-            ledger.limits.offset_persist_ms.saturating_mul(1_000_000)
-        };
+        let forgets_ns = ledger.limits.offset_persist_ms.saturating_mul(1_000_000);
+        if cuts_queues {
+            self.cuts.insert(broker, t);
+        }
         for (&(_, queue), register) in &mut self.registers {
             if ledger.queue_info(queue).broker == Some(broker) {
                 if cuts_queues {

@@ -52,6 +52,7 @@ fn check(ledger: &Ledger, findings: &mut Findings) {
 
 #[cfg(test)]
 mod tests {
+    use crate::history::Flush;
     use crate::story::{Story, broken};
 
     fn committed() -> Story {
@@ -81,6 +82,17 @@ mod tests {
         let mut story = committed();
         story.read_offset("g", 0, 3);
         assert_eq!(broken(&story), ["C12"]);
+    }
+
+    #[test]
+    fn a_commit_from_before_a_cut_of_the_queue_teaches_nothing() {
+        for (flush, laws) in [(Flush::Async, &[][..]), (Flush::Sync, &["C12"])] {
+            let mut story = Story::with_flush(flush);
+            story.send("a", 0, 0).send("b", 0, 1).open("s1", "g", "c1", 0, 0);
+            story.deliver("g", "c1", 0, 0, "a").deliver("g", "c1", 0, 1, "b");
+            story.power_loss().commit("g", "c1", 0, 2).read_offset("g", 0, 1);
+            assert_eq!(broken(&story), laws);
+        }
     }
 
     #[test]
