@@ -1,7 +1,8 @@
 //! What must not be inside the production binary, and what it answers to wrong usage.
 //!
 //! `cargo test --workspace` builds `orrery` and the simulator together: were features unified into the production binary, it
-//! would show here. `ORRERY_BINARY` names another build to look at, such as the release binary of a whole-workspace build.
+//! would show here. `ORRERY_BINARY` names another build to look at, such as the release binary of a whole-workspace build; `orrery-sim`
+//! beside it must then contain all that `orrery` must not.
 
 use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};

@@ -159,8 +159,10 @@ impl Lane {
                 let Some(index) = index.filter(|index| reply.is_reply() && *index < self.queues.len()) else {
                     continue;
                 };
-                let count = self.take_reply(&reply, index, now, wall_millis)?;
-                if self.measured && count > 0 && run.take(count) < count {
+                let found = self.take_reply(&reply, index, now, wall_millis)?;
+                let counted = if self.measured { run.take(found) } else { found };
+                self.part.messages += counted;
+                if counted < found {
                     return Ok(());
                 }
                 self.pull(&mut connection, index).await?;
@@ -216,7 +218,7 @@ impl Lane {
         connection.send_command(&command).await
     }
 
-    /// Counts the messages of a reply and moves the queue's offset.
+    /// Moves the queue's offset; says how many messages were found.
     fn take_reply(&mut self, reply: &Command, index: usize, now: Instant, wall_millis: i64) -> anyhow::Result<u64> {
         let queue = &mut self.queues[index];
         self.part.requests += 1;
@@ -245,7 +247,6 @@ impl Lane {
                 .part
                 .latency(Duration::from_millis(u64::try_from(born_ms).unwrap_or(0))),
         }
-        self.part.messages += found.count;
         self.part.bytes += reply.body.len() as u64;
         Ok(found.count)
     }
