@@ -43,7 +43,7 @@ impl<R: Runtime> Handlers<R> {
             request::DELETE_TOPIC_IN_BROKER => self.remove_topic(command).await,
             request::QUERY_TOPIC_CONSUME_BY_WHO => self.groups_of_topic(command),
             request::GET_SYSTEM_TOPIC_LIST_FROM_BROKER => self.system_topics(command),
-            request::GET_CONSUMER_RUNNING_INFO | request::CONSUME_MESSAGE_DIRECTLY => self.relay(command).await,
+            request::GET_CONSUMER_RUNNING_INFO | request::CONSUME_MESSAGE_DIRECTLY => self.relay(peer, command),
             request::GET_TOPIC_CONFIG => self.topic_config(command),
             request::GET_SUBSCRIPTIONGROUP_CONFIG => self.group_config(command),
             _ => self.unsupported(command),

@@ -67,6 +67,7 @@ pub struct Broker<R: Runtime> {
     operations: Arc<Operations<R>>,
     server: Server<R>,
     connections: Connections<R>,
+    registrations: TaskSet<R>,
     tasks: TaskSet<R>,
 }
 
@@ -106,6 +107,7 @@ impl<R: Runtime> Broker<R> {
         let mut broker = Broker {
             server: Server::start(runtime.clone(), listener, handlers.clone(), limits(&operations.config)),
             connections: Connections::new(runtime, Arc::new(NothingAsked)),
+            registrations: TaskSet::new(),
             tasks: TaskSet::new(),
             operations,
         };
@@ -152,7 +154,7 @@ impl<R: Runtime> Broker<R> {
         for (index, address) in name_servers.into_iter().enumerate() {
             let operations = self.operations.clone();
             let registering = register::run(operations, self.connections.clone(), index, address);
-            tasks.spawn(&runtime, "broker registration", registering);
+            self.registrations.spawn(&runtime, "broker registration", registering);
         }
     }
 
@@ -168,9 +170,10 @@ impl<R: Runtime> Broker<R> {
 
     /// Leaves the name servers, ends the connections, saves the tables, closes the store.
     pub async fn shutdown(mut self) {
-        self.tasks.shutdown().await;
+        self.registrations.shutdown().await;
         register::unregister(&self.operations, &self.connections).await;
         self.server.shutdown().await;
+        self.tasks.shutdown().await;
         persist::save_all(&self.operations).await;
         self.connections.shutdown().await;
         if let Err(error) = self.operations.store.close().await {

@@ -140,15 +140,17 @@ impl<R: Runtime> Handlers<R> {
     fn acknowledgement(&self, receipt: &Receipt, code: i32) -> Command {
         let stored = &receipt.stored;
         let mut reply = Command::reply_to(receipt.opaque, code);
-        let ReceiptKind::Send { topic } = &receipt.kind else {
+        let ReceiptKind::Send { topic, unique_key } = &receipt.kind else {
             return reply;
         };
-        self.operations.runtime.announce(Fact::Acknowledged {
-            topic,
-            queue_id: stored.queue_id,
-            offset: stored.queue_offset(),
-            code,
-        });
+        if !stored.is_delayed {
+            self.operations.runtime.announce(Fact::Acknowledged {
+                topic,
+                queue_id: stored.queue_id,
+                offset: stored.queue_offset(),
+                code,
+            });
+        }
         let ext = &mut reply.ext;
         match stored.appended.positions.as_ref() {
             [one] => ext.push(
@@ -164,7 +166,7 @@ impl<R: Runtime> Handlers<R> {
         }
         ext.push_integer("queueId", i64::from(stored.queue_id));
         ext.push_integer("queueOffset", stored.queue_offset());
-        if let Some(key) = &stored.unique_key {
+        if let Some(key) = unique_key.as_deref().or(stored.made_unique_key.as_deref()) {
             ext.push("transactionId", key);
         }
         push_trace(ext);

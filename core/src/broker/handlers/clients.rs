@@ -1,5 +1,6 @@
 //! Clients and what they hold: heartbeats, membership, queue locks; requests that are passed on to a client.
 
+use std::sync::PoisonError;
 use std::time::Duration;
 
 use super::{Answer, Handlers, Rejected, answer, client_handle, success};
@@ -11,6 +12,7 @@ use crate::protocol::body::{
     Body, CheckClientRequestBody, Connection, ConsumerConnection, ConsumerData, ConsumerIdList, HeartbeatData,
     LockBatchRequestBody, LockBatchResponseBody, ProducerConnection, SubscriptionData,
 };
+use crate::protocol::code::response;
 use crate::protocol::header::{ConsumerGroupHeader, ProducerGroupHeader, UnregisterClientHeader};
 use crate::remoting::{CallError, Peer};
 use crate::runtime::Runtime;
@@ -189,37 +191,38 @@ impl<R: Runtime> Handlers<R> {
         answer(command, result())
     }
 
-    /// Codes 307 and 309: asked of a member, whose answer goes back as it is.
-    pub(in crate::broker) async fn relay(&self, command: &Command) -> Answer {
-        let result = self.try_relay(command).await;
-        answer(command, result)
-    }
-
-    async fn try_relay(&self, command: &Command) -> Result<Answer, Rejected> {
-        let header = ConsumerGroupHeader::read(&command.ext)?;
-        let client_id = command.ext.get("clientId").unwrap_or_default();
-        let connection = self.member_connection(&header.consumer_group, client_id);
-        let Some(peer) = connection.and_then(|connection| self.peer(connection)) else {
-            let remark = format!("The Consumer <{}> <{client_id}> not online", header.consumer_group);
-            return Err(Refusal::new(Reason::Failed, remark).into());
+    /// Codes 307 and 309: asked of a member, whose answer goes back as it is. The connection that asks does not wait.
+    pub(in crate::broker) fn relay(&self, peer: &Peer, command: &Command) -> Answer {
+        let result = || {
+            let header = ConsumerGroupHeader::read(&command.ext)?;
+            let client_id = command.ext.get("clientId").unwrap_or_default();
+            let connection = self.member_connection(&header.consumer_group, client_id);
+            let Some(member) = connection.and_then(|connection| self.peer(connection)) else {
+                let remark = format!("The Consumer <{}> <{client_id}> not online", header.consumer_group);
+                return Err(Refusal::new(Reason::Failed, remark).into());
+            };
+            let mut asked = Command::request(command.code).with_body(command.body.clone());
+            asked.ext = command.ext.clone();
+            let (runtime, responder) = (self.operations.runtime.clone(), peer.answer_later(command));
+            let asking = async move {
+                let reply = match member.call(&runtime, asked, RELAY_TIMEOUT).await {
+                    Ok(reply) => {
+                        let mut passed = Command::reply_to(responder.opaque(), reply.code).with_body(reply.body);
+                        passed.remark = reply.remark;
+                        passed
+                    }
+                    Err(CallError::NotSent(reason) | CallError::Unknown(reason)) => {
+                        Command::reply_to(responder.opaque(), response::CONSUME_MSG_TIMEOUT)
+                            .with_remark(format!("{member:?}: {reason}"))
+                    }
+                };
+                responder.reply(reply, Vec::new());
+            };
+            let mut relays = self.relays.lock().unwrap_or_else(PoisonError::into_inner);
+            relays.spawn(&self.operations.runtime, "broker relay", asking);
+            Ok(Answer::Later)
         };
-        let mut asked = Command::request(command.code).with_body(command.body.clone());
-        for (key, value) in command.ext.iter() {
-            asked.ext.push(key, value);
-        }
-        match peer.call(&self.operations.runtime, asked, RELAY_TIMEOUT).await {
-            Ok(mut reply) => {
-                reply.opaque = command.opaque;
-                let mut passed = Command::reply(command, reply.code).with_body(reply.body);
-                passed.remark = reply.remark;
-                Ok(Answer::Reply(passed))
-            }
-            Err(CallError::NotSent(reason) | CallError::Unknown(reason)) => {
-                let code = crate::protocol::code::response::CONSUME_MSG_TIMEOUT;
-                let remark = format!("consumer <{}> <{client_id}> {reason}", header.consumer_group);
-                Ok(Answer::Reply(Command::reply(command, code).with_remark(remark)))
-            }
-        }
+        answer(command, result())
     }
 
     fn member_connection(&self, group: &str, client_id: &str) -> Option<ConnectionId> {

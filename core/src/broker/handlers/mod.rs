@@ -30,7 +30,7 @@ use crate::protocol::code::{request, response};
 use crate::protocol::header::HeaderError;
 use crate::protocol::{Command, ExtFields, Text};
 use crate::remoting::{Peer, Replies, Service};
-use crate::runtime::Runtime;
+use crate::runtime::{Runtime, TaskSet};
 
 /// Serves the connections of one broker.
 pub(super) struct Handlers<R: Runtime> {
@@ -38,6 +38,8 @@ pub(super) struct Handlers<R: Runtime> {
     pub(super) polls: Arc<LongPolls<HeldPull>>,
     pub(super) acknowledger: Acknowledger,
     peers: Mutex<BTreeMap<ConnectionId, Peer>>,
+    /// Requests passed on to clients, which take their time. At most one per request that connections may have in flight.
+    relays: Mutex<TaskSet<R>>,
 }
 
 /// What a request came to.
@@ -46,7 +48,7 @@ pub(super) enum Answer {
     /// With a body that is not copied.
     Records(Command, Vec<Bytes>),
     /// A message was stored: the answer follows once the log is written, or flushed.
-    Stored(Box<Receipt>),
+    Stored(Receipt),
     /// Somebody holds a responder.
     Later,
 }
@@ -61,7 +63,11 @@ pub(super) struct Receipt {
 
 #[derive(Debug)]
 pub(super) enum ReceiptKind {
-    Send { topic: Text },
+    Send {
+        topic: Text,
+        /// As the sender gave it.
+        unique_key: Option<Text>,
+    },
     SendBack,
 }
 
@@ -72,6 +78,7 @@ impl<R: Runtime> Handlers<R> {
             polls,
             acknowledger: Acknowledger::new(),
             peers: Mutex::new(BTreeMap::new()),
+            relays: Mutex::new(TaskSet::new()),
         }
     }
 
@@ -115,7 +122,7 @@ impl<R: Runtime> Service for Handlers<R> {
             match self.dispatch(peer, &command, &mut scratch).await {
                 Answer::Reply(reply) => replies.push(reply, Vec::new()),
                 Answer::Records(reply, records) => replies.push(reply, records),
-                Answer::Stored(receipt) => receipts.push((*receipt, command)),
+                Answer::Stored(receipt) => receipts.push((receipt, command)),
                 Answer::Later => {}
             }
         }

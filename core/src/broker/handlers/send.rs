@@ -6,6 +6,7 @@ use crate::broker::operations::{Reason, Refusal, SendBackRequest, SendRequest};
 use crate::protocol::Command;
 use crate::protocol::code::{request, response};
 use crate::protocol::header::{SendBackHeader, SendHeader};
+use crate::protocol::properties;
 use crate::remoting::Peer;
 use crate::runtime::{Runtime, WallMillis};
 
@@ -42,13 +43,15 @@ impl<R: Runtime> Handlers<R> {
             .operations
             .send(client_handle(peer, command), &send, scratch)
             .await?;
-        Ok(Answer::Stored(Box::new(Receipt {
+        let unique_key = properties::get(&*header.properties, properties::UNIQUE_KEY);
+        Ok(Answer::Stored(Receipt {
             opaque: command.opaque,
             stored,
             kind: ReceiptKind::Send {
-                topic: header.topic.clone(),
+                unique_key: unique_key.map(|key| header.properties.slice_ref(key)),
+                topic: header.topic,
             },
-        })))
+        }))
     }
 
     /// Code 36.
@@ -67,11 +70,11 @@ impl<R: Runtime> Handlers<R> {
             max_reconsume_times: header.max_reconsume_times,
         };
         match self.operations.send_back(client_handle(peer, command), &back).await? {
-            Some(stored) => Ok(Answer::Stored(Box::new(Receipt {
+            Some(stored) => Ok(Answer::Stored(Receipt {
                 opaque: command.opaque,
                 stored,
                 kind: ReceiptKind::SendBack,
-            }))),
+            })),
             None => Ok(Answer::Reply(Command::reply(command, response::SUCCESS))),
         }
     }

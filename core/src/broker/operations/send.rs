@@ -49,7 +49,10 @@ pub struct Stored {
     pub appended: Appended,
     /// The queue that the sender addressed; a delayed message waits in another one.
     pub queue_id: i32,
-    pub unique_key: Option<String>,
+    /// The unique key, if the sender gave none and the broker made it.
+    pub made_unique_key: Option<String>,
+    /// It waits in the schedule topic: the offset is one of there.
+    pub is_delayed: bool,
     /// The sender wants the whole promise (`WAIT`).
     pub waits: bool,
 }
@@ -187,7 +190,7 @@ impl<R: Runtime> Operations<R> {
             return self.store_batch(client, request, queue_id, &marks).await;
         }
         let level = self.delay_level(marks.delay_level);
-        let unique_key = self.write_properties(request, &marks, level, queue_id, scratch);
+        let made_unique_key = self.write_properties(request, &marks, level, queue_id, scratch);
         let draft = Draft {
             topic: if level.is_some() {
                 topics::SCHEDULE_TOPIC
@@ -209,7 +212,8 @@ impl<R: Runtime> Operations<R> {
         Ok(Stored {
             appended,
             queue_id,
-            unique_key: unique_key.or_else(|| marks.unique_key.map(str::to_owned)),
+            made_unique_key,
+            is_delayed: level.is_some(),
             waits: marks.waits,
         })
     }
@@ -286,7 +290,8 @@ impl<R: Runtime> Operations<R> {
         Ok(Stored {
             appended,
             queue_id,
-            unique_key: marks.unique_key.map(str::to_owned),
+            made_unique_key: None,
+            is_delayed: false,
             waits: marks.waits,
         })
     }

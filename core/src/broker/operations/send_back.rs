@@ -87,7 +87,8 @@ impl<R: Runtime> Operations<R> {
         Ok(Some(Stored {
             appended,
             queue_id,
-            unique_key: None,
+            made_unique_key: None,
+            is_delayed: level.is_some(),
             waits: true,
         }))
     }

@@ -146,7 +146,10 @@ impl QueueLocks {
     /// Each saved owner holds its queues for one lease from now.
     pub fn restore(&mut self, saved: SavedLocks, now: Mono) {
         for lock in saved.owners {
-            self.grant(now, &lock.group, &lock.topic, lock.queue_id, &lock.owner);
+            // The first of two owners of one queue counts: the file was not written by us.
+            if self.judge(now, &lock.group, &lock.topic, lock.queue_id, &lock.owner) != Verdict::Refuse {
+                self.grant(now, &lock.group, &lock.topic, lock.queue_id, &lock.owner);
+            }
         }
     }
 
