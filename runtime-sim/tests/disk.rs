@@ -61,11 +61,7 @@ fn synced_bytes_survive_power_loss_and_unsynced_ones_are_kept_lost_or_torn() {
             let sector = &content[(at / 512 * 512).max(1000)..content.len().min((at / 512 + 1) * 512)];
             assert!(sector.iter().all(|&other| other == byte), "a sector is whole");
         }
-        (
-            content.len(),
-            content[1000..].iter().any(|&byte| byte == 0),
-            world.effects(),
-        )
+        (content.len(), content[1000..].contains(&0), world.effects())
     });
     let lengths: BTreeSet<_> = contents.iter().map(|(length, ..)| *length).collect();
     assert!(lengths.contains(&1000), "some lose the write");
