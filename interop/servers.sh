@@ -35,9 +35,8 @@ maxMessageSize=4194304
 deleteWhen=04
 fileReservedTime=48
 CONF
-  if [ "$KIND" = stock ]; then stock_fetch; fi
-  namesrv_start
-  broker_start
+  if [ "$KIND" = stock ]; then stock_fetch || return 1; fi
+  namesrv_start && broker_start
 }
 
 namesrv_start() {

@@ -6,8 +6,6 @@
 
 mod budget;
 mod committed;
-#[cfg(test)]
-mod healthy;
 pub mod history;
 mod ledger;
 #[cfg(test)]

@@ -1,7 +1,7 @@
 //! What a broker is told, by subsystem.
 //!
-//! Every field carries RocketMQ's key and RocketMQ's default. Keys that exist only because the Java broker has thread
-//! pools or mapped writes are accepted where users commonly set them, and say that they have no effect.
+//! Every field carries RocketMQ's key and RocketMQ's default. A key that would have no effect is no field, so that it is
+//! listed as unused; the one exception says so.
 //! Invariant: whatever [`BrokerConfig::from_properties`] returns is usable as it stands.
 
 use std::collections::BTreeMap;
@@ -58,34 +58,23 @@ section! {
         listen_port: u16 = 10911, "listenPort" in 0..=65535;
         /// The address that clients are told. `None`: the binary finds out.
         broker_ip1: Option<String> = None, "brokerIP1" in 1..=255;
-        /// The address that replicas are told. `None`: as `brokerIP1`.
-        broker_ip2: Option<String> = None, "brokerIP2" in 1..=255;
         /// `None`: the listening port plus one.
         ha_listen_port: Option<u16> = None, "haListenPort" in 1..=65535;
         /// Clamped to 10-60 s when used, as in `BrokerController.start`.
         register_name_server_period: Duration = Duration::from_secs(30), "registerNameServerPeriod" in 1..=DAY_MS;
         register_broker_timeout: Duration = Duration::from_secs(24), "registerBrokerTimeoutMills" in 100..=DAY_MS;
-        /// When false, an unchanged table is not sent again: name servers are asked first (322).
-        force_register: bool = true, "forceRegister" in 0..=1;
         /// A client connection silent for this long is closed.
         server_channel_max_idle_time_seconds: u32 = 120, "serverChannelMaxIdleTimeSeconds" in 1..=86_400;
-        /// A client without a heartbeat for this long is forgotten.
-        channel_expired_timeout: Duration = Duration::from_secs(120), "channelExpiredTimeout" in 100..=DAY_MS;
     }
 }
 
 section! {
-    /// How much may wait, and for how long. The pool sizes are accepted and have no effect: requests run on their
-    /// connection's task.
+    /// How much may wait.
     pub struct Admission {
+        /// Accepted because most files have it, and without effect: requests run on their connection's task.
         send_message_thread_count: u32 = 4, "sendMessageThreadPoolNums" in 1..=1024;
-        pull_message_thread_count: u32 = 20, "pullMessageThreadPoolNums" in 1..=1024;
-        /// Sends in flight on the broker; beyond, SYSTEM_BUSY.
-        send_queue_capacity: usize = 10_000, "sendThreadPoolQueueCapacity" in 1..=10_000_000;
         /// Held pulls on the broker; beyond, a pull is answered at once.
         pull_queue_capacity: usize = 100_000, "pullThreadPoolQueueCapacity" in 1..=10_000_000;
-        /// A send that waited longer before being looked at is refused with SYSTEM_BUSY.
-        send_queue_wait: Duration = Duration::from_millis(200), "waitTimeMillsInSendQueue" in 1..=DAY_MS;
     }
 }
 
@@ -102,7 +91,6 @@ section! {
         message_index_enable: bool = true, "messageIndexEnable" in 0..=1;
         index_hash_slot_count: u32 = 5_000_000, "maxHashSlotNum" in 1..=50_000_000;
         index_entry_count: u32 = 20_000_000, "maxIndexNum" in 2..=100_000_000;
-        check_crc_on_recover: bool = true, "checkCRCOnRecover" in 0..=1;
     }
 }
 
@@ -116,8 +104,6 @@ section! {
         /// After this long a timed flush takes any number of pages.
         commit_log_thorough_interval: Duration = Duration::from_secs(10), "flushCommitLogThoroughInterval" in 1..=DAY_MS;
         consume_queue_interval: Duration = Duration::from_secs(1), "flushIntervalConsumeQueue" in 1..=DAY_MS;
-        consume_queue_least_pages: u32 = 2, "flushConsumeQueueLeastPages" in 0..=1_000_000;
-        consume_queue_thorough_interval: Duration = Duration::from_secs(60), "flushConsumeQueueThoroughInterval" in 1..=DAY_MS;
         /// A synchronous send that is not flushed by then is answered FLUSH_DISK_TIMEOUT.
         sync_timeout: Duration = Duration::from_secs(5), "syncFlushTimeout" in 1..=DAY_MS;
         consumer_offset_interval: Duration = Duration::from_secs(5), "flushConsumerOffsetInterval" in 10..=DAY_MS;
@@ -151,10 +137,6 @@ section! {
         auto_create_subscription_group: bool = true, "autoCreateSubscriptionGroup" in 0..=1;
         /// Bits: 4 read, 2 write.
         broker_permission: u32 = 6, "brokerPermission" in 0..=7;
-        cluster_topic: bool = true, "clusterTopicEnable" in 0..=1;
-        broker_topic: bool = true, "brokerTopicEnable" in 0..=1;
-        trace_topic: bool = false, "traceTopicEnable" in 0..=1;
-        trace_topic_name: String = "RMQ_SYS_TRACE_TOPIC".to_owned(), "msgTraceTopicName" in 1..=127;
     }
 }
 
@@ -164,7 +146,6 @@ section! {
         /// Largest body, in bytes; beyond, MESSAGE_ILLEGAL.
         size_bytes_max: u32 = 4 << 20, "maxMessageSize" in 1..=128 * MEBIBYTE;
         delay_levels: DelayLevels = DelayLevels::default(), "messageDelayLevel" in 1..=64;
-        reject_transaction: bool = false, "rejectTransactionMessage" in 0..=1;
     }
 }
 

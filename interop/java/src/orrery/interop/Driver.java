@@ -145,7 +145,8 @@ public final class Driver {
         boolean orderly = Boolean.parseBoolean(options.getOrDefault("orderly", "false"));
         String broker = required("broker");
         String header = History.header(name + " interop driver, rocketmq-client 5.5.0", "[\"sends\",\"deliveries\",\"drain\"]", broker,
-            options.getOrDefault("flush", "async"), group, topic, orderly ? "orderly" : "concurrent", count);
+            options.getOrDefault("flush", "async"), group, topic, orderly ? "orderly" : "concurrent", count,
+            options.containsKey("do") ? 1 : 0);
         try (History history = new History(Path.of(required("history")), header, 1)) {
             DefaultMQProducer producer = new DefaultMQProducer(name + "-producer");
             producer.setNamesrvAddr(namesrv);
@@ -247,7 +248,7 @@ public final class Driver {
                 history.event("fault", fault + ",\"phase\":\"begin\",\"effect\":{\"processes\":1}");
                 Process process = new ProcessBuilder(required("do")).inheritIO().start();
                 int code = process.waitFor();
-                history.event("fault", fault + ",\"phase\":\"end\",\"effect\":{\"processes\":1}");
+                history.event("fault", fault + ",\"phase\":\"end\"");
                 System.out.println("broker killed and restarted after " + options.get("at") + " acknowledgements, exit " + code);
             } catch (Exception failed) {
                 System.err.println("cannot restart the broker: " + failed);
@@ -352,7 +353,7 @@ public final class Driver {
     private int scan() throws Exception {
         String header = History.header(name + " scan, rocketmq-client 5.5.0", "[\"scan\"]",
             required("broker"), options.getOrDefault("flush", "async"), group, topic,
-            options.getOrDefault("order", "concurrent"), count);
+            options.getOrDefault("order", "concurrent"), count, 0);
         long total = 0;
         try (History history = new History(Path.of(required("history")), header, 1_000_000_000L)) {
             DefaultMQPullConsumer reader = new DefaultMQPullConsumer(name + "-scan");

@@ -40,11 +40,12 @@ final class History implements AutoCloseable {
     }
 
     static String header(String source, String records, String broker, String flush, String group, String topic,
-        String order, long required) {
+        String order, long required, int faults) {
         return "{\"history\":1,\"source\":" + quote(source) + ",\"records\":" + records
             + ",\"brokers\":[{\"name\":" + quote(broker) + ",\"node\":" + quote(broker) + ",\"flush\":" + quote(flush)
             + "}],\"groups\":[{\"name\":" + quote(group) + ",\"topics\":[" + quote(topic) + "],\"order\":" + quote(order)
-            + "}],\"limits\":{},\"required\":{\"acks\":" + required + ",\"deliveries\":" + required + "}}";
+            + "}],\"limits\":{},\"required\":{\"acks\":" + required + ",\"deliveries\":" + required
+            + ",\"fault_effects\":" + faults + "}}";
     }
 
     static String queue(String topic, String broker, int id) {
