@@ -225,7 +225,8 @@ impl Corpus {
                     let is_name = ["topic", "b", "c", "group", "a", "name"]
                         .iter()
                         .any(|name| key.to_lowercase().ends_with(name));
-                    command.ext.push(key, if is_name { ODD[0] } else { *draw.pick(&ODD) });
+                    let odd = draw.below(ODD.len());
+                    command.ext.push(key, ODD[if is_name { 0 } else { odd }]);
                 }
                 _ => {}
             }

@@ -122,7 +122,7 @@ pub fn is_storable(part: &str) -> bool {
 }
 
 /// The keys of a message in RocketMQ's order: tokens of `KEYS`, separated by spaces.
-pub fn keys<'a, T: AsRef<[u8]> + ?Sized>(text: &'a T) -> impl Iterator<Item = &'a str> {
+pub fn keys<T: AsRef<[u8]> + ?Sized>(text: &T) -> impl Iterator<Item = &str> {
     get(text, KEYS)
         .unwrap_or("")
         .split(KEY_SEPARATOR)
