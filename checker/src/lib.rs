@@ -6,6 +6,8 @@
 
 mod budget;
 mod committed;
+#[cfg(test)]
+mod healthy;
 pub mod history;
 mod ledger;
 #[cfg(test)]
