@@ -198,7 +198,7 @@ impl Ledger {
         let groups = header
             .groups
             .iter()
-            .map(|group| (texts.intern(&group.name).0, group.clone()))
+            .map(|group| (texts.intern(group.name.as_str()).0, group.clone()))
             .collect();
         Ledger {
             limits: header.limits.clone(),
@@ -312,7 +312,7 @@ impl Ledger {
             } => {
                 self.counts.sends += 1;
                 let print = self.print(content);
-                let topic = self.texts.intern(topic).0;
+                let topic = self.texts.intern(topic.as_str()).0;
                 let uid = self.uid(uid);
                 let message = &mut self.messages[uid as usize];
                 if message.sent == NEVER {
@@ -371,7 +371,7 @@ impl Ledger {
     }
 
     fn end_attempt(&mut self, uid: &str, attempt: u32) -> Option<&mut Attempt> {
-        let known = self.uids.find(&uid.to_owned());
+        let known = self.uids.find(uid);
         let index = known.and_then(|uid| self.open_attempts.remove(&(uid, attempt)));
         if index.is_none() {
             self.malformed
@@ -396,12 +396,12 @@ impl Ledger {
             } => {
                 self.counts.deliveries += 1;
                 let session = session.as_ref().and_then(|name| {
-                    let name = self.texts.intern(name).0;
+                    let name = self.texts.intern(name.as_str()).0;
                     self.open_sessions.get(&name).copied()
                 });
                 let entry = Delivery {
-                    group: self.texts.intern(group).0,
-                    client: self.texts.intern(client).0,
+                    group: self.texts.intern(group.as_str()).0,
+                    client: self.texts.intern(client.as_str()).0,
                     session: session.unwrap_or(NONE),
                     queue: self.queue(queue),
                     offset: *offset,
@@ -451,7 +451,7 @@ impl Ledger {
             Event::SessionOpen { session, .. }
             | Event::SessionClose { session }
             | Event::Fetch { session, .. }
-            | Event::Seek { session, .. } => self.texts.intern(session).0,
+            | Event::Seek { session, .. } => self.texts.intern(session.as_str()).0,
             _ => unreachable!("only sessions come here"),
         };
         if let Event::SessionOpen {
@@ -465,8 +465,8 @@ impl Ledger {
         {
             let entry = Session {
                 name,
-                group: self.texts.intern(group).0,
-                client: self.texts.intern(client).0,
+                group: self.texts.intern(group.as_str()).0,
+                client: self.texts.intern(client.as_str()).0,
                 queue: self.queue(queue),
                 start: *start,
                 asked: asked.unwrap_or(t),
@@ -499,8 +499,8 @@ impl Ledger {
             } => {
                 self.counts.commits += 1;
                 let entry = Commit {
-                    group: self.texts.intern(group).0,
-                    client: self.texts.intern(client).0,
+                    group: self.texts.intern(group.as_str()).0,
+                    client: self.texts.intern(client.as_str()).0,
                     queue: self.queue(queue),
                     offset: *offset,
                     answered: false,
@@ -571,8 +571,8 @@ impl Ledger {
             _ => unreachable!("only points come here"),
         };
         let point = Point {
-            group: self.texts.intern(group).0,
-            client: client.map_or(NONE, |client| self.texts.intern(client).0),
+            group: self.texts.intern(group.as_str()).0,
+            client: client.map_or(NONE, |client| self.texts.intern(client.as_str()).0),
             queue: self.queue(queue),
             offset,
             asked,
@@ -595,7 +595,7 @@ impl Ledger {
                 self.steps.push((t, Step::Crash(index as u32, power)));
             }
         }
-        let Some(client) = self.texts.find(&node.to_owned()) else {
+        let Some(client) = self.texts.find(node) else {
             return;
         };
         for &index in self.open_deliveries.values() {
@@ -607,7 +607,7 @@ impl Ledger {
     }
 
     fn uid(&mut self, uid: &str) -> Id {
-        let (id, new) = self.uids.intern(&uid.to_owned());
+        let (id, new) = self.uids.intern(uid);
         if new {
             self.messages.push(Message {
                 print: Print {
@@ -628,7 +628,7 @@ impl Ledger {
     }
 
     fn print(&mut self, content: &Content) -> Print {
-        let mut name = |text: &Option<String>| text.as_ref().map_or(NONE, |text| self.texts.intern(text).0);
+        let mut name = |text: &Option<String>| text.as_ref().map_or(NONE, |text| self.texts.intern(text.as_str()).0);
         Print {
             crc: content.crc,
             size: content.size,
@@ -641,7 +641,7 @@ impl Ledger {
         let (id, new) = self.queue_names.intern(queue);
         if new {
             self.queues.push(QueueInfo {
-                topic: self.texts.intern(&queue.topic).0,
+                topic: self.texts.intern(queue.topic.as_str()).0,
                 broker: self.brokers.iter().position(|broker| broker.name == queue.broker),
                 system: queue.topic.starts_with("%RETRY%") || queue.topic.starts_with("%DLQ%"),
             });
@@ -690,7 +690,7 @@ impl Ledger {
     }
 
     pub(crate) fn find_text(&self, text: &str) -> Option<Id> {
-        self.texts.find(&text.to_owned())
+        self.texts.find(text)
     }
 
     pub(crate) fn is_orderly(&self, group: Id) -> bool {

@@ -1,5 +1,6 @@
 //! Strings as small numbers, so that a million events fit in memory and compare at once.
 
+use std::borrow::Borrow;
 use std::collections::HashMap;
 use std::hash::Hash;
 
@@ -24,17 +25,25 @@ impl<T: Clone + Eq + Hash> Interned<T> {
     }
 
     /// The id of `value`, and whether it is new.
-    pub(crate) fn intern(&mut self, value: &T) -> (Id, bool) {
+    pub(crate) fn intern<Q>(&mut self, value: &Q) -> (Id, bool)
+    where
+        T: Borrow<Q>,
+        Q: Eq + Hash + ToOwned<Owned = T> + ?Sized,
+    {
         if let Some(&id) = self.ids.get(value) {
             return (id, false);
         }
         let id = Id::try_from(self.values.len()).expect("fewer than 2^32 names in one history");
-        self.ids.insert(value.clone(), id);
-        self.values.push(value.clone());
+        self.ids.insert(value.to_owned(), id);
+        self.values.push(value.to_owned());
         (id, true)
     }
 
-    pub(crate) fn find(&self, value: &T) -> Option<Id> {
+    pub(crate) fn find<Q>(&self, value: &Q) -> Option<Id>
+    where
+        T: Borrow<Q>,
+        Q: Eq + Hash + ?Sized,
+    {
         self.ids.get(value).copied()
     }
 

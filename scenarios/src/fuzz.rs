@@ -18,7 +18,7 @@ use crate::run::{Run, run};
 #[derive(Clone, Debug)]
 pub struct Fuzz {
     pub from: u64,
-    /// Seeds at most; `None` with a budget.
+    /// Seeds at most, over all shards; `None` with a budget.
     pub seeds: Option<u64>,
     pub budget: Option<Duration>,
     pub jobs: usize,
@@ -105,7 +105,9 @@ pub fn fuzz(fuzz: &Fuzz, progress: impl Fn(u64, u64) + Sync) -> anyhow::Result<S
             scope.spawn(|| {
                 while !stop.load(Ordering::Relaxed) {
                     let index = next.fetch_add(1, Ordering::Relaxed);
-                    let is_over = fuzz.seeds.is_some_and(|seeds| index >= seeds)
+                    let is_over = fuzz
+                        .seeds
+                        .is_some_and(|seeds| index * fuzz.shard.1 + fuzz.shard.0 >= seeds)
                         || fuzz.budget.is_some_and(|budget| begin.elapsed() >= budget);
                     if is_over {
                         break;

@@ -213,7 +213,9 @@ fn fuzz_command(args: FuzzArgs) -> anyhow::Result<u8> {
     let is_terminal = std::io::stderr().is_terminal();
     let summary = fuzz(&fuzz_args, |done, violated| {
         if is_terminal {
-            let of = fuzz_args.seeds.map_or(String::new(), |seeds| format!(" of {seeds}"));
+            let of = fuzz_args.seeds.map_or(String::new(), |seeds| {
+                format!(" of {}", seeds.div_ceil(fuzz_args.shard.1))
+            });
             eprint!("\r{done}{of} seeds, {violated} violated ");
         }
     })?;

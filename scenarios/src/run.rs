@@ -53,10 +53,10 @@ pub fn run_logged(plan: &Plan, window: LogWindow) -> Run {
     };
     let scenario = plan.clone();
     let sim = Sim::new(plan.seed).log(window).net(net);
-    let outcome = sim.run(move |world| async move { play(world, &scenario).await });
+    let mut outcome = sim.run(move |world| async move { play(world, &scenario).await });
     let history = History {
         header: header(plan),
-        records: outcome.value.clone(),
+        records: std::mem::take(&mut outcome.value),
     };
     let report = judge(&history, &outcome);
     Run {
