@@ -108,5 +108,5 @@ stock_fetch() {
   need mvn
   mkdir -p "$STOCK/conf"
   cp "$HERE/stock/pom.xml" "$STOCK/"
-  (cd "$STOCK" && mvn -q -B -Dstyle.color=never "$MAVEN_COPY" -DoutputDirectory="$STOCK/lib.part") && mv "$STOCK/lib.part" "$STOCK/lib"
+  (cd "$STOCK" && maven "$STOCK/lib.part") && mv "$STOCK/lib.part" "$STOCK/lib"
 }
