@@ -14,6 +14,7 @@ impl<R: Runtime> Handlers<R> {
                 self.send(peer, command, scratch).await
             }
             request::PULL_MESSAGE | request::LITE_PULL_MESSAGE => self.pull(peer, command).await,
+            request::QUERY_MESSAGE => self.query_message(command).await,
             request::QUERY_CONSUMER_OFFSET => self.query_offset(command),
             request::UPDATE_CONSUMER_OFFSET => self.commit_offset(peer, command),
             request::UPDATE_AND_CREATE_TOPIC => self.put_topic(command).await,

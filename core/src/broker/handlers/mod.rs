@@ -12,6 +12,7 @@ mod clients;
 mod groups;
 mod offsets;
 mod pull;
+mod query;
 mod send;
 mod topics;
 

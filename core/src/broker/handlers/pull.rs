@@ -172,16 +172,6 @@ impl<R: Runtime> Handlers<R> {
             }
         }
     }
-
-    /// Code 33.
-    pub(in crate::broker) async fn view_message(&self, command: &Command) -> Answer {
-        let result = async {
-            let header = crate::protocol::header::ViewMessageHeader::read(&command.ext)?;
-            let record = self.operations.record(header.offset).await?;
-            Ok(Answer::Reply(Command::success(command).with_body(record)))
-        };
-        answer(command, result.await)
-    }
 }
 
 fn pull_reply(opaque: i32, pulled: Pulled) -> (Command, Vec<bytes::Bytes>) {

@@ -1,5 +1,7 @@
 //! What operators' tools look at: progress of groups, bounds of queues.
 
+use bytes::Bytes;
+
 use super::{Operations, Refusal};
 use crate::broker::state::topics;
 use crate::runtime::{Runtime, WallMillis};
@@ -89,6 +91,24 @@ impl<R: Runtime> Operations<R> {
         groups.sort();
         groups.dedup();
         groups
+    }
+
+    /// Messages with a key, newest first, stored in `begin..=end` (ms).
+    pub async fn query(
+        &self,
+        topic: &str,
+        key: &str,
+        count_max: usize,
+        begin: i64,
+        end: i64,
+    ) -> Result<Vec<Bytes>, Refusal> {
+        const COUNT_MAX: usize = 64;
+        let count = count_max.clamp(1, COUNT_MAX);
+        let found = self
+            .store
+            .query(topic, key, count, WallMillis(begin), WallMillis(end))
+            .await;
+        found.map_err(|error| Refusal::store_failed(&error))
     }
 
     async fn stored_before(&self, topic: &str, queue_id: i32, offset: i64) -> Result<Option<WallMillis>, Refusal> {
