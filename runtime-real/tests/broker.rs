@@ -67,6 +67,17 @@ fn a_new_topic_is_routed_by_the_name_server_and_its_messages_survive_a_restart()
             data.queue_datas[0].write_queue_nums, 4,
             "as many as the sender asked for"
         );
+        let keyed = client.send("Fresh", 1, "keyed", "KEYS\u{1}key-1 key-2\u{2}").await.expect("a reply");
+        assert_eq!(keyed.code, 0);
+        let query = Command::request(request::QUERY_MESSAGE)
+            .with("topic", "Fresh")
+            .with("key", "key-2")
+            .with("maxNum", "32")
+            .with("beginTimestamp", "0")
+            .with("endTimestamp", &i64::MAX.to_string());
+        assert_eq!(bodies(&messages(&client.insist(query.clone()).await)), ["keyed"]);
+        let nothing = client.insist(query.with("key", "key-3")).await;
+        assert_eq!(nothing.code, 22);
         client.commit("g", "Fresh", 1, 5).await;
         client.heartbeat("g", &["Fresh"]).await;
         client.commit("g", "Fresh", 1, 7).await;
@@ -79,7 +90,7 @@ fn a_new_topic_is_routed_by_the_name_server_and_its_messages_survive_a_restart()
         let broker = Broker::start(rt.clone(), config).await.expect("a broker");
         let client = Client::new(rt.clone(), "c", broker.address());
         let read = client.read_all("g", "Fresh", 1, 0).await;
-        assert_eq!(read.len(), 20);
+        assert_eq!(read.len(), 21);
         assert_eq!(read[19].body, "m19");
         assert_eq!(client.committed("g", "Fresh", 1).await, Some(7));
         broker.shutdown().await;
