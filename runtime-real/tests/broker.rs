@@ -67,7 +67,10 @@ fn a_new_topic_is_routed_by_the_name_server_and_its_messages_survive_a_restart()
             data.queue_datas[0].write_queue_nums, 4,
             "as many as the sender asked for"
         );
-        let keyed = client.send("Fresh", 1, "keyed", "KEYS\u{1}key-1 key-2\u{2}").await.expect("a reply");
+        let keyed = client
+            .send("Fresh", 1, "keyed", "KEYS\u{1}key-1 key-2\u{2}")
+            .await
+            .expect("a reply");
         assert_eq!(keyed.code, 0);
         let query = Command::request(request::QUERY_MESSAGE)
             .with("topic", "Fresh")
