@@ -154,7 +154,7 @@ impl Corpus {
     fn mutated(&self, draw: &mut Draw) -> (Vec<u8>, bool) {
         let frames = draw.pick(&self.0);
         let mut frame = draw.pick(frames).to_vec();
-        match draw.below(100) {
+        match draw.below(1000) {
             // The length word, the header word, or noise in place of a frame.
             0 => {
                 let place = draw.below(8);
@@ -166,7 +166,7 @@ impl Corpus {
                 (frame, true)
             }
             // Bytes of the body.
-            2..30 => {
+            2..300 => {
                 let header_size = u32::from_be_bytes([0, frame[5], frame[6], frame[7]]) as usize;
                 let body = &mut frame[8 + header_size..];
                 for _ in 0..1 + draw.below(8) {
@@ -276,7 +276,7 @@ async fn attack(address: SocketAddr, corpus: Arc<Corpus>, seed: u64, count: u64,
         sent.fetch_add(of_connection as u64, Ordering::Relaxed);
         drop(writer);
         // What was written is served before the end of stream is noticed.
-        let _ = tokio::time::timeout(Duration::from_millis(200), reading).await;
+        let _ = tokio::time::timeout(Duration::from_millis(50), reading).await;
     }
 }
 
