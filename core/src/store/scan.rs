@@ -7,6 +7,7 @@
 //! |---|---|
 //! | frame and position whole, CRC wrong, stored before what is known to be durable | damaged on the device: kept, never handed out |
 //! | the same, younger | torn: the log ends here |
+//! | whole and right, but a sector's share of its properties is all zero | the same: the CRC covers the body only, and a torn write leaves zeros |
 //! | anything else that is no record and no blank | the log ends here |
 
 use crate::protocol::message::{BLANK_SIZE, MAGIC_BLANK, MAGIC_V1, MAGIC_V2, RECORD_FIXED_SIZE, RecordView};
@@ -52,11 +53,32 @@ pub(crate) fn step(bytes: &[u8], position: u64, room: u64, durable_before: WallM
     if record.check_position(position).is_err() {
         return Step::End;
     }
-    match record.check_crc() {
-        Ok(()) => Step::Record(record),
-        Err(_) if record.store_time < durable_before => Step::Damaged(record),
-        Err(_) => Step::End,
+    let is_whole = record.check_crc().is_ok() && !lacks_sector(record.properties, position + u64::from(size));
+    match is_whole {
+        true => Step::Record(record),
+        false if record.store_time < durable_before => Step::Damaged(record),
+        false => Step::End,
     }
+}
+
+/// Smallest unit that a device writes whole. Bytes.
+const SECTOR_SIZE: u64 = 512;
+
+/// Whether `properties`, the last part of a record that ends at `end`, are all zero within one sector. No client
+/// sends such properties: names and values are text.
+fn lacks_sector(properties: &[u8], end: u64) -> bool {
+    let mut rest = properties;
+    let mut position = end - properties.len() as u64;
+    while !rest.is_empty() {
+        let room = SECTOR_SIZE - position % SECTOR_SIZE;
+        let (sector, after) = rest.split_at(rest.len().min(room as usize));
+        if sector.iter().all(|&byte| byte == 0) {
+            return true;
+        }
+        position += sector.len() as u64;
+        rest = after;
+    }
+    false
 }
 
 #[cfg(test)]
@@ -67,6 +89,10 @@ mod tests {
     use crate::protocol::message::{Draft, Placement, body_crc, encode, encode_blank};
 
     fn record(position: u64) -> Vec<u8> {
+        record_with(position, "")
+    }
+
+    fn record_with(position: u64, properties: &str) -> Vec<u8> {
         let draft = Draft {
             topic: "T",
             queue_id: 0,
@@ -78,7 +104,7 @@ mod tests {
             reconsume_times: 0,
             prepared_transaction_offset: 0,
             body: b"body",
-            properties: "",
+            properties,
         };
         let place = Placement {
             queue_offset: 0,
@@ -103,6 +129,16 @@ mod tests {
         bytes[89] ^= 1;
         assert!(matches!(step(&bytes, 0, 1000, WallMillis(51)), Step::Damaged(_)));
         assert_eq!(step(&bytes, 0, 1000, WallMillis(50)), Step::End);
+    }
+
+    #[test]
+    fn properties_of_which_a_sector_is_missing_are_torn() {
+        let mut bytes = record_with(400, "KEYS\u{1}client-1-201\u{2}TAGS\u{1}B\u{2}");
+        assert!(matches!(step(&bytes, 400, 1000, WallMillis(0)), Step::Record(_)));
+        assert!(400 + bytes.len() as u64 > SECTOR_SIZE);
+        bytes[112..].fill(0);
+        assert_eq!(step(&bytes, 400, 1000, WallMillis(50)), Step::End);
+        assert!(matches!(step(&bytes, 400, 1000, WallMillis(51)), Step::Damaged(_)));
     }
 
     #[test]
