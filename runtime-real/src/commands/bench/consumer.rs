@@ -54,7 +54,7 @@ pub(super) async fn run(arguments: Arguments, real: Real) -> anyhow::Result<bool
     let shared = &arguments.shared;
     shared.check()?;
     let targets = target::find(shared, &real, Purpose::Read).await?;
-    let run = Arc::new(Run::new(shared.quantity));
+    let run = Arc::new(Run::new(shared));
     let mut tasks = TaskSet::new();
     let lanes_per_target = (usize::from(shared.connections) / targets.len()).max(1);
     for target in targets {
@@ -162,7 +162,8 @@ impl Lane {
                 let found = self.take_reply(&reply, index, now, wall_millis)?;
                 let counted = if self.measured { run.take(found) } else { found };
                 self.part.messages += counted;
-                if counted < found {
+                if run.is_spent() {
+                    run.end();
                     return Ok(());
                 }
                 self.pull(&mut connection, index).await?;

@@ -82,7 +82,7 @@ pub(super) async fn run(arguments: Arguments, real: Real) -> anyhow::Result<bool
         arguments.delay_level,
         shared.report_interval
     );
-    let run = Arc::new(Run::new(shared.quantity));
+    let run = Arc::new(Run::new(shared));
     let mut tasks = TaskSet::new();
     let key_base = u128::from(real.random_u64()) << 64;
     for index in 0..connections {

@@ -31,11 +31,20 @@ pub(super) struct Run {
 }
 
 impl Run {
-    /// `quantity` 0: no end in messages.
-    pub(super) fn new(quantity: u64) -> Run {
+    /// Without a warm-up the first message counts. A quantity of 0: no end in messages.
+    pub(super) fn new(shared: &Shared) -> Run {
+        let first = if shared.warmup().is_zero() {
+            Phase::Measured
+        } else {
+            Phase::Warmup
+        };
         Run {
-            phase: AtomicU8::new(Phase::Warmup as u8),
-            budget: AtomicU64::new(if quantity == 0 { u64::MAX } else { quantity }),
+            phase: AtomicU8::new(first as u8),
+            budget: AtomicU64::new(if shared.quantity == 0 {
+                u64::MAX
+            } else {
+                shared.quantity
+            }),
             counts: Mutex::new(Counts::new()),
             ending: Notify::new(),
         }
@@ -77,6 +86,16 @@ impl Run {
         left.map_or(0, |left| left.min(wanted))
     }
 
+    /// Nothing more may be asked for.
+    pub(super) fn is_spent(&self) -> bool {
+        self.budget.load(Ordering::Relaxed) == 0
+    }
+
+    /// Ends the run for every task that waits.
+    pub(super) fn end(&self) {
+        self.enter(Phase::Ending);
+    }
+
     /// Counts `part`, if anything counts yet, and clears it.
     pub(super) fn add(&self, part: &mut Part) {
         if self.phase() == Phase::Warmup {
@@ -108,7 +127,9 @@ pub(super) async fn conduct(
             () = real.sleep(shared.warmup()) => {}
         }
     }
-    run.enter(Phase::Measured);
+    if run.phase() == Phase::Warmup {
+        run.enter(Phase::Measured);
+    }
     let usage = Usage::start(&shared.broker_pids);
     let started = Instant::now();
     let interval = Duration::from_millis(shared.report_interval);
