@@ -42,6 +42,7 @@ enum Command {
 }
 
 fn main() -> ExitCode {
+    end_quietly_on_closed_pipe();
     let arguments = Arguments::parse();
     env_logger::Builder::from_env(env_logger::Env::default().default_filter_or(default_log(&arguments.command))).init();
     let code = run(arguments.command).unwrap_or_else(|failure| {
@@ -49,6 +50,18 @@ fn main() -> ExitCode {
         failure.exit_code()
     });
     ExitCode::from(code)
+}
+
+/// A reader that has seen enough, such as `head`, is no failure to be explained with a stack trace.
+fn end_quietly_on_closed_pipe() {
+    let default = std::panic::take_hook();
+    std::panic::set_hook(Box::new(move |panic| {
+        let message = panic.payload_as_str().unwrap_or("");
+        if message.starts_with("failed printing to stdout") && message.contains("Broken pipe") {
+            std::process::exit(0);
+        }
+        default(panic);
+    }));
 }
 
 fn run(command: Command) -> Result<u8, Failure> {
