@@ -8,7 +8,7 @@
 //! Sources: `ConsumerManageProcessor.java`, `AdminBrokerProcessor.java`.
 
 use super::membership::connection_name;
-use super::{ClientHandle, Operations, Refusal};
+use super::{ClientHandle, Operations, Reason, Refusal};
 use crate::broker::state::lineage::Position;
 use crate::broker::state::{Change, Tables};
 use crate::runtime::{Runtime, WallMillis};
@@ -29,6 +29,14 @@ pub(super) enum Channel {
     WithPull,
 }
 
+/// Whether a committed position was believed. One that was set back is answered with an error: the client must not take
+/// it for stored.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Belief {
+    Whole,
+    SetBack,
+}
+
 /// Which offset of a queue is asked for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Searched {
@@ -46,8 +54,16 @@ impl<R: Runtime> Operations<R> {
         if tables.topics.get(request.topic).is_none() {
             return Err(Refusal::topic_missing(request.topic));
         }
-        self.commit(&mut tables, client, request, Channel::Alone);
-        Ok(())
+        match self.commit(&mut tables, client, request, Channel::Alone) {
+            Belief::Whole => Ok(()),
+            Belief::SetBack => Err(Refusal::new(
+                Reason::Failed,
+                format!(
+                    "offset {} was not read in this life of the log, pull first",
+                    request.offset
+                ),
+            )),
+        }
     }
 
     /// Commits what may be believed of the request.
@@ -57,13 +73,14 @@ impl<R: Runtime> Operations<R> {
         client: ClientHandle,
         request: &CommitRequest<'_>,
         channel: Channel,
-    ) {
+    ) -> Belief {
         let CommitRequest {
             group, topic, queue_id, ..
         } = *request;
         if request.offset < 0 || queue_id < 0 {
-            return;
+            return Belief::Whole;
         }
+        let mut belief = Belief::Whole;
         let committed = tables.offsets.get(group, topic, queue_id);
         let end = self.queue_bounds(topic, queue_id).max;
         let mut offset = request.offset.min(end);
@@ -75,13 +92,14 @@ impl<R: Runtime> Operations<R> {
         };
         if let Err(floor) = judge_position(tables, client, position, committed) {
             offset = floor.min(end);
+            belief = Belief::SetBack;
         }
         if let Some(committed) = committed {
             let is_committer = tables.offsets.committer(group, topic, queue_id) == Some(client.connection);
             let may_go_back =
                 channel == Channel::Alone && (is_committer || tables.clients.consumer_group(group).is_none());
             if offset < committed && !may_go_back {
-                return;
+                return belief;
             }
         }
         let change = Change::CommitOffset {
@@ -92,6 +110,7 @@ impl<R: Runtime> Operations<R> {
             by: Some(client.connection),
         };
         self.apply(tables, change);
+        belief
     }
 
     /// The committed offset. Without one, `Some(0)` for a queue that still has its first message, so that a new group on a
