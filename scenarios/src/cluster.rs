@@ -4,7 +4,7 @@
 //! changes. What a process finds after a restart is its disk; what outlives it here is only the numbering of messages.
 
 use std::collections::BTreeMap;
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
@@ -44,6 +44,7 @@ pub(crate) struct Cluster {
 #[derive(Default)]
 pub(crate) struct Shared {
     pub(crate) stop: AtomicBool,
+    sending: AtomicUsize,
     sequences: Mutex<BTreeMap<String, Arc<AtomicU64>>>,
     calls: Mutex<BTreeMap<(String, String), u64>>,
 }
@@ -51,6 +52,17 @@ pub(crate) struct Shared {
 impl Shared {
     pub(crate) fn is_stopped(&self) -> bool {
         self.stop.load(Ordering::Relaxed)
+    }
+
+    /// Counts a send as under way for as long as the guard lives; the guard of a killed producer dies with it.
+    pub(crate) fn begin_send(self: &Arc<Self>) -> SendGuard {
+        self.sending.fetch_add(1, Ordering::Relaxed);
+        SendGuard(self.clone())
+    }
+
+    /// Some producer still waits for the outcome of a send, or is about to try again.
+    pub(crate) fn is_sending(&self) -> bool {
+        self.sending.load(Ordering::Relaxed) > 0
     }
 
     /// The next message number of a client; never used again, not even after a crash.
@@ -65,6 +77,15 @@ impl Shared {
         let count = calls.entry((group.to_owned(), uid.to_owned())).or_default();
         *count += 1;
         *count - 1
+    }
+}
+
+/// A send under way.
+pub(crate) struct SendGuard(Arc<Shared>);
+
+impl Drop for SendGuard {
+    fn drop(&mut self) {
+        self.0.sending.fetch_sub(1, Ordering::Relaxed);
     }
 }
 

@@ -11,7 +11,7 @@ use orrery_core::runtime::Runtime;
 use orrery_core::types::MessageQueue;
 use orrery_runtime_sim::{SimRuntime, World};
 
-use crate::cluster::{Cluster, client_config};
+use crate::cluster::{Cluster, Shared, client_config};
 use crate::message;
 use crate::plan::Plan;
 use crate::recorder::{self, Recorder, read_content};
@@ -75,11 +75,12 @@ impl Operator {
         Ok(())
     }
 
-    /// Waits until every group has committed the end of every queue and nothing is under way; at most the plan's drain time.
-    pub(crate) async fn drain(&self, world: &World, plan: &Plan, recorder: &Recorder) {
+    /// Waits until no send is under way, every group has committed the end of every queue and no listener runs; at most the
+    /// plan's drain time.
+    pub(crate) async fn drain(&self, world: &World, plan: &Plan, shared: &Shared, recorder: &Recorder) {
         let begin = world.now();
         while world.now() - begin < Duration::from_millis(plan.drain_ms) {
-            if self.all_committed(plan).await {
+            if !shared.is_sending() && self.all_committed(plan).await {
                 let quiet = recorder.quiet();
                 let silent = world.now().saturating_sub(quiet.last_delivery) > SILENCE;
                 if quiet.running == 0 && (quiet.outstanding == 0 || silent) {

@@ -102,7 +102,7 @@ async fn play(world: World, plan: &Plan) -> Vec<Record> {
     world.sleep(end.saturating_sub(world.now())).await;
     cluster.shared.stop.store(true, std::sync::atomic::Ordering::Relaxed);
     mark("workload_end");
-    operator.drain(&world, plan, &recorder).await;
+    operator.drain(&world, plan, &cluster.shared, &recorder).await;
     mark("drained");
     operator.leave().await;
     let scanner = Operator::new(&cluster, "scanner");

@@ -9,7 +9,7 @@ use orrery_core::protocol::properties;
 use orrery_core::runtime::{Runtime, TaskSet};
 use orrery_runtime_sim::{Draw, SimRuntime};
 
-use crate::cluster::Shared;
+use crate::cluster::{SendGuard, Shared};
 use crate::message;
 use crate::plan::{GroupPlan, Order, Produces};
 
@@ -39,6 +39,7 @@ pub(crate) async fn produce(
             let number = sequence.fetch_add(1, Ordering::Relaxed);
             let draw = Draw::new(seed, "send").with(Draw::new(0, client).bits()).with(number);
             let task = send(
+                shared.begin_send(),
                 producer.clone(),
                 client.to_owned(),
                 plan.clone(),
@@ -55,6 +56,7 @@ pub(crate) async fn produce(
 }
 
 async fn send(
+    _under_way: SendGuard,
     producer: Producer<SimRuntime>,
     client: String,
     plan: Produces,
