@@ -103,6 +103,8 @@ struct Shared<R: Runtime> {
     /// End of the last log file: advanced by the task that makes files.
     files_end: Watch<u64>,
     file_wanted: Notify,
+    /// A log file is half made: closing waits for the rest.
+    making_file: Watch<bool>,
 
     /// Records from here on were written or verified by this process.
     verified_from: u64,

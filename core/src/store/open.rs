@@ -96,6 +96,8 @@ impl<R: Runtime> Store<R> {
             }
         }
         let result = shared.write_group();
+        // What makes it works on after a cancellation: it must not outlive the lock of the directory.
+        shared.making_file.until(|making| !making).await;
         let mut tasks = std::mem::take(&mut *lock(&self.owner.tasks));
         tasks.shutdown().await;
         shared.files_end.set(u64::MAX);
@@ -212,6 +214,7 @@ fn share<R: Runtime>(
         confirmed: AtomicU64::new(end),
         files_end: Watch::new(files_end),
         file_wanted: Notify::new(),
+        making_file: Watch::new(false),
         verified_from: recovered.verified_from,
         damaged: RwLock::new(recovered.recovery.damaged.iter().copied().collect()),
         recovered_clean: recovered.recovery.clean,

@@ -3,6 +3,7 @@
 //! Each task is a loop that ends when its owner is dropped or closed; none is on the path of a send.
 
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use futures_util::{FutureExt, pin_mut, select_biased};
@@ -72,21 +73,21 @@ async fn flush_loop<R: Runtime>(shared: Arc<Shared<R>>) {
 
 /// Keeps one whole log file ahead of the end.
 async fn files_loop<R: Runtime>(shared: Arc<Shared<R>>) {
-    loop {
-        while lock(&shared.log).wants_file() {
-            let start = lock(&shared.log).files_end();
-            match shared.files.create(shared.runtime.disk(), start).await {
-                Ok(files_end) => {
-                    lock(&shared.log).extend_files(files_end);
-                    shared.files_end.set(files_end);
-                }
-                Err(error) => {
-                    log::warn!("next commit log file: {error}");
-                    shared.runtime.sleep(RETRY_PAUSE).await;
-                }
-            }
+    while let Some(wanted) = shared.next_file() {
+        let Some(start) = wanted else {
+            shared.file_wanted.notified().await;
+            continue;
+        };
+        let created = shared.files.create(shared.runtime.disk(), start).await;
+        if let Ok(files_end) = &created {
+            lock(&shared.log).extend_files(*files_end);
+            shared.files_end.set(*files_end);
         }
-        shared.file_wanted.notified().await;
+        shared.making_file.set(false);
+        if let Err(error) = created {
+            log::warn!("next commit log file: {error}");
+            shared.runtime.sleep(RETRY_PAUSE).await;
+        }
     }
 }
 
@@ -128,6 +129,18 @@ async fn clean_loop<R: Runtime>(shared: Arc<Shared<R>>) {
 pub(super) type Queues<R> = Vec<Arc<super::queue::Queue<super::FileOf<R>>>>;
 
 impl<R: Runtime> Shared<R> {
+    /// Where the next log file starts, if one is wanted; closing waits until it is made. `None` once closed.
+    fn next_file(&self) -> Option<Option<u64>> {
+        let log = lock(&self.log);
+        // Closing sets it under the same lock.
+        if self.closed.load(Ordering::Acquire) {
+            return None;
+        }
+        let wanted = log.wants_file();
+        self.making_file.set(wanted);
+        Some(wanted.then(|| log.files_end()))
+    }
+
     /// Moves entries from memory to files; the queues written to are added to `unsynced`.
     pub(super) async fn write_queues(&self, unsynced: &mut Queues<R>) -> Result<(), StoreError> {
         let mut queues = self.queues.take_unwritten().into_iter();
