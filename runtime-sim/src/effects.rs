@@ -62,6 +62,10 @@ effects! {
     reads_failed,
     /// Writes answered with an error.
     writes_failed,
+    /// Writes of which a part arrived before they failed.
+    writes_short,
+    /// Writes that the device is to put elsewhere.
+    writes_misdirected,
     /// Writes, allocations and creations refused because the disk is full.
     refused_full,
     /// Times a node stood still for its disk.

@@ -59,7 +59,7 @@ mod timer;
 mod trace;
 mod world;
 
-pub use disk::{DiskFaults, DiskProfile, SimDisk, SimFile, SimLock};
+pub use disk::{CrashPoint, DiskFault, DiskFaults, DiskProfile, Fate, Newest, PowerCut, SimDisk, SimFile, SimLock};
 pub use effects::Effects;
 pub use net::{LinkProfile, NetSettings, SimListener, SimReader, SimStream, SimWriter};
 pub use process::{SimRuntime, SimTask};

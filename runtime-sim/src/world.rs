@@ -6,6 +6,7 @@ use std::collections::BTreeMap;
 use std::future::Future;
 use std::hash::Hash;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
+use std::ops::Range;
 use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
@@ -14,7 +15,7 @@ use orrery_core::probe::{Fact, OwnedFact};
 use orrery_core::runtime::{Mono, Runtime, WallMillis};
 
 use crate::clock::Clock;
-use crate::disk::{Disk, DiskFaults, DiskProfile};
+use crate::disk::{CrashPoint, Disk, DiskFault, DiskFaults, DiskProfile, PowerCut};
 use crate::effects::Effects;
 use crate::net::{LinkProfile, NetSettings};
 use crate::process::{Process, SimRuntime};
@@ -364,6 +365,66 @@ impl World {
             core.effects(node.0).bits_rotted += flipped;
             flipped
         })
+    }
+
+    /// Flips the bits of `mask` in one byte of a file: on the device, and `in_memory`, too, if readers of resident slices are
+    /// to see it. False if there is no such byte.
+    pub fn rot_at(&self, node: NodeId, path: &Path, offset: u64, mask: u8, in_memory: bool) -> bool {
+        self.with(|state| {
+            let core = &mut state.core;
+            core.trace(
+                node.0,
+                "rot-at",
+                &[offset, u64::from(mask)],
+                path.as_os_str().as_encoded_bytes(),
+            );
+            let flipped = state.disks[node.0].rot_at(path, offset, mask, in_memory);
+            core.effects(node.0).bits_rotted += u64::from(flipped) * u64::from(mask.count_ones());
+            flipped
+        })
+    }
+
+    /// How many operations the node's disk has begun, reads of resident slices apart.
+    pub fn disk_operations(&self, node: NodeId) -> u64 {
+        self.with(|state| state.disks[node.0].operations())
+    }
+
+    /// Lets `fault` strike the operations with these numbers; replaces an earlier strike.
+    pub fn strike_disk(&self, node: NodeId, operations: Range<u64>, fault: DiskFault) {
+        self.with(|state| {
+            let words = [operations.start, operations.end, fault as u64];
+            state.core.trace(node.0, "strike", &words, &[]);
+            state.disks[node.0].strike(operations, fault);
+        });
+    }
+
+    /// How often the content of the node's disk has changed, cached or durable.
+    pub fn disk_changes(&self, node: NodeId) -> u64 {
+        self.with(|state| state.disks[node.0].changes())
+    }
+
+    /// From now on keeps the disk as it stands before each of its operations, until they are
+    /// [taken](World::take_crash_points). Memory is the caller's business: some tens of kilobytes for each.
+    pub fn keep_crash_points(&self, node: NodeId) {
+        self.with(|state| state.disks[node.0].keep_crash_points());
+    }
+
+    /// The states kept, oldest first, and the one of now.
+    pub fn take_crash_points(&self, node: NodeId) -> Vec<CrashPoint> {
+        self.with(|state| state.disks[node.0].take_crash_points(state.core.now))
+    }
+
+    /// Ends the node's process and gives it the disk of a crash point: as it stood for a process that was killed there, or,
+    /// with `cut`, as a power cut at that point left it.
+    pub fn crash_to(&self, node: NodeId, point: &CrashPoint, cut: Option<&PowerCut>) {
+        self.with(|state| {
+            state
+                .core
+                .trace(node.0, "crash-to", &[point.change], format!("{cut:?}").as_bytes());
+            state.end_process(node.0, cut.is_some());
+            let effects = &mut state.core.hosts[node.0].effects;
+            state.disks[node.0].crash_to(point, cut, effects);
+        });
     }
 
     /// A new, empty disk. The node must not be running.

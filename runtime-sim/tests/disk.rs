@@ -7,7 +7,9 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use orrery_core::runtime::{Disk, DiskErrorKind, File, OpenMode, Runtime};
-use orrery_runtime_sim::{DiskFaults, DiskProfile, Effects, NodeId, SimFile, SimRuntime, World, run};
+use orrery_runtime_sim::{
+    DiskFault, DiskFaults, DiskProfile, Effects, Fate, Newest, NodeId, PowerCut, SimFile, SimRuntime, World, run,
+};
 
 fn millis(value: u64) -> Duration {
     Duration::from_millis(value)
@@ -440,5 +442,144 @@ fn a_wiped_disk_is_empty() {
                 .unwrap()
                 .is_empty()
         );
+    });
+}
+
+#[test]
+fn a_crash_point_can_be_crashed_into_in_every_way() {
+    run(1, |world| async move {
+        let node = world.add_node("node");
+        let rt = world.runtime(node);
+        let file = durable_file(&rt, "log").await;
+        file.write_at(0, &[&[1; 512]]).unwrap();
+        file.sync().await.unwrap();
+        world.keep_crash_points(node);
+        let before = world.disk_changes(node);
+        file.write_at(512, &[&[2; 512]]).unwrap();
+        file.write_at(1024, &[&[3; 1536]]).unwrap();
+        file.sync().await.unwrap();
+        let points = world.take_crash_points(node);
+        let changes: Vec<_> = points
+            .iter()
+            .map(|point| (point.change - before, point.before))
+            .collect();
+        assert_eq!(changes, [(0, "write"), (1, "write"), (2, "sync"), (3, "end")]);
+        assert_eq!(points[2].newest_sectors(), 3);
+        let content = async |index: usize, cut: Option<PowerCut>| {
+            world.crash_to(node, &points[index], cut.as_ref());
+            let rt = world.runtime(node);
+            let file = rt.disk().open(Path::new("log"), OpenMode::Existing).await.unwrap();
+            let bytes = file.read(0, file.len() as usize).await.unwrap();
+            bytes.chunks(512).map(|sector| sector[0]).collect::<Vec<u8>>()
+        };
+        let lost = PowerCut::fixed(Fate::Lost, Fate::Lost);
+        let newest = Newest::Kept;
+        assert_eq!(content(2, None).await, [1, 2, 3, 3, 3]);
+        assert_eq!(content(2, Some(lost)).await, [1]);
+        assert_eq!(content(3, Some(lost)).await, [1, 2, 3, 3, 3]);
+        assert_eq!(content(1, Some(PowerCut::newest(newest))).await, [1, 2]);
+        assert_eq!(content(2, Some(PowerCut { newest, ..lost })).await, [1, 0, 3, 3, 3]);
+        assert_eq!(content(2, Some(PowerCut::newest(Newest::First(1)))).await, [1, 2, 3]);
+        assert_eq!(
+            content(2, Some(PowerCut::newest(Newest::Without(1)))).await,
+            [1, 2, 3, 0, 3]
+        );
+        assert_eq!(content(0, None).await, [1]);
+    });
+}
+
+#[test]
+fn a_strike_hits_the_operation_it_names_and_is_counted() {
+    for (fault, operation) in [
+        (DiskFault::ReadError, "read"),
+        (DiskFault::WriteError, "write"),
+        (DiskFault::ShortWrite, "write"),
+        (DiskFault::Full, "write"),
+        (DiskFault::SyncError, "sync"),
+        (DiskFault::WriteError, "remove"),
+    ] {
+        run(1, move |world| async move {
+            let node = world.add_node("node");
+            let rt = world.runtime(node);
+            let file = durable_file(&rt, "log").await;
+            file.write_at(0, &[&[1; 2000]]).unwrap();
+            let next = world.disk_operations(node);
+            world.strike_disk(node, next + 1..next + 2, fault);
+            let act = async || match operation {
+                "read" => file.read(0, 10).await.map(drop),
+                "write" => file.write_at(100, &[&[2; 1000]]),
+                "sync" => file.sync().await,
+                _ => rt.disk().remove(Path::new("log")).await,
+            };
+            file.sync().await.unwrap();
+            let error = act().await.expect_err("struck");
+            assert_eq!(error.kind == DiskErrorKind::Full, fault == DiskFault::Full);
+            let damage = world.effects();
+            let counted = damage.each().filter(|(_, count)| *count > 0).collect::<Vec<_>>();
+            assert_eq!(counted.len(), 1, "{fault:?}: {counted:?}");
+            assert_eq!(counted[0].1, 1);
+            act().await.expect("one strike only");
+        });
+    }
+}
+
+#[test]
+fn a_short_write_leaves_whole_sectors_of_its_beginning() {
+    let arrived = for_seeds(30, |world, node, rt| async move {
+        let file = durable_file(&rt, "log").await;
+        file.allocate(4096).await.unwrap();
+        let next = world.disk_operations(node);
+        world.strike_disk(node, next..next + 1, DiskFault::ShortWrite);
+        file.write_at(100, &[&[7; 2000]]).unwrap_err();
+        let bytes = file.read(0, 4096).await.unwrap();
+        bytes.iter().filter(|byte| **byte == 7).count() as u64
+    });
+    assert!(
+        arrived.iter().all(|count| *count == 0 || (count + 100) % 512 == 0),
+        "{arrived:?}"
+    );
+    assert!(arrived.iter().collect::<BTreeSet<_>>().len() > 2);
+}
+
+#[test]
+fn a_misdirected_write_is_right_in_memory_and_wrong_on_the_device() {
+    let found = for_seeds(20, |world, node, rt| async move {
+        let file = durable_file(&rt, "log").await;
+        file.allocate(64 << 10).await.unwrap();
+        let next = world.disk_operations(node);
+        world.strike_disk(node, next..next + 1, DiskFault::MisdirectedWrite);
+        file.write_at(10, &[&[7; 300]]).unwrap();
+        assert_eq!(file.read(10, 300).await.unwrap(), [7; 300][..]);
+        file.sync().await.unwrap();
+        assert_eq!(file.read_hot(10, 300).unwrap(), [7; 300][..]);
+        assert_eq!(world.effects().writes_misdirected, 1);
+        let content = after_power_loss(&world, node, "log").await.unwrap();
+        assert_eq!(content.len(), 64 << 10);
+        content.iter().position(|byte| *byte == 7).unwrap()
+    });
+    assert!(found.iter().all(|at| at % 512 == 0 || *at == 10), "{found:?}");
+    assert!(found.iter().collect::<BTreeSet<_>>().len() > 10);
+}
+
+#[test]
+fn rot_below_the_cache_shows_when_memory_is_gone() {
+    run(1, |world| async move {
+        let node = world.add_node("node");
+        let rt = world.runtime(node);
+        let file = durable_file(&rt, "log").await;
+        file.write_at(0, &[&[1; 100]]).unwrap();
+        file.sync().await.unwrap();
+        assert!(world.rot_at(node, Path::new("log"), 5, 0x80, false));
+        assert!(world.rot_at(node, Path::new("log"), 6, 0x80, true));
+        assert!(!world.rot_at(node, Path::new("log"), 100, 1, true));
+        assert_eq!(file.read_hot(4, 4).unwrap(), [1, 1, 0x81, 1][..]);
+        file.write_at(7, &[&[2]]).unwrap();
+        assert_eq!(file.read_hot(4, 4).unwrap(), [1, 1, 0x81, 2][..]);
+        assert_eq!(world.effects().bits_rotted, 2);
+        file.sync().await.unwrap();
+        world.kill(node);
+        let rt = world.runtime(node);
+        let file = rt.disk().open(Path::new("log"), OpenMode::Existing).await.unwrap();
+        assert_eq!(file.read_hot(4, 4).unwrap(), [1, 0x81, 0x81, 2][..]);
     });
 }

@@ -66,7 +66,10 @@ fn act_on<T>(
             now,
             wall: host.clock.wall(now),
         };
-        let result = act(&mut state.disks[node], moment, &mut host.effects);
+        let disk = &mut state.disks[node];
+        disk.begin(kind, now);
+        let result = act(disk, moment, &mut host.effects);
+        host.effects = host.effects + std::mem::take(&mut disk.damage);
         let mut detail = Detail::new();
         detail.write(path.as_os_str().as_encoded_bytes());
         for &word in words {
@@ -233,7 +236,7 @@ impl File for SimFile {
         self.0
             .process
             .world
-            .with(|state| state.disks[node].read(&self.0.path, self.0.file, offset, size))
+            .with(|state| state.disks[node].read_hot(&self.0.path, self.0.file, offset, size))
     }
 
     async fn read(&self, offset: u64, size: usize) -> Result<Bytes, DiskError> {

@@ -8,6 +8,7 @@ use std::sync::Arc;
 
 use bytes::{Bytes, BytesMut};
 
+use super::crash::{Fate, Newest};
 use crate::effects::Effects;
 use crate::random::Draw;
 
@@ -19,12 +20,14 @@ pub(super) const SECTOR_SIZE: u64 = 512;
 type Page = Arc<[u8; PAGE_SIZE as usize]>;
 type Pages = BTreeMap<u64, Page>;
 
+#[derive(Clone)]
 enum Change {
     Write { offset: u64, data: Bytes },
     Zero { offset: u64, size: u64 },
     Grow { len: u64 },
 }
 
+#[derive(Clone)]
 struct Unsynced {
     number: u64,
     at: u64,
@@ -33,7 +36,17 @@ struct Unsynced {
     change: Change,
 }
 
-#[derive(Default)]
+/// A write that the device is going to put elsewhere.
+#[derive(Clone)]
+struct Misdirected {
+    offset: u64,
+    /// What stood there before.
+    old: Bytes,
+    data: Bytes,
+    lands: u64,
+}
+
+#[derive(Clone, Default)]
 pub(super) struct Image {
     pages: Pages,
     len: u64,
@@ -43,6 +56,9 @@ pub(super) struct Image {
     unsynced: VecDeque<Unsynced>,
     unsynced_bytes: u64,
     changes: u64,
+    misdirected: Vec<Misdirected>,
+    /// Pages as they are in memory where the device has come to hold something else.
+    overlay: Pages,
 }
 
 impl Image {
@@ -60,14 +76,29 @@ impl Image {
         self.unsynced_bytes
     }
 
+    pub(super) fn has_unsynced(&self) -> bool {
+        !self.unsynced.is_empty()
+    }
+
+    /// What a read gives that has to ask the device.
     pub(super) fn read(&self, offset: u64, size: usize) -> Bytes {
+        self.read_from(|page| self.pages.get(&page), offset, size)
+    }
+
+    /// What a mapping shows.
+    pub(super) fn read_mapped(&self, offset: u64, size: usize) -> Bytes {
+        let page = |page| self.overlay.get(&page).or_else(|| self.pages.get(&page));
+        self.read_from(page, offset, size)
+    }
+
+    fn read_from<'a>(&'a self, page_at: impl Fn(u64) -> Option<&'a Page>, offset: u64, size: usize) -> Bytes {
         let mut bytes = BytesMut::with_capacity(size);
         let end = offset + size as u64;
         let mut at = offset;
         while at < end {
             let (page, within) = (at / PAGE_SIZE, (at % PAGE_SIZE) as usize);
             let count = (PAGE_SIZE as usize - within).min((end - at) as usize);
-            match self.pages.get(&page) {
+            match page_at(page) {
                 Some(page) => bytes.extend_from_slice(&page[within..within + count]),
                 None => bytes.resize(bytes.len() + count, 0),
             }
@@ -80,6 +111,7 @@ impl Image {
         let size = data.len() as u64;
         self.remember(offset, size);
         put(&mut self.pages, offset, &data);
+        self.write_overlay(offset, &data);
         self.len = self.len.max(offset + size);
         self.record(at, size, Change::Write { offset, data });
     }
@@ -94,6 +126,7 @@ impl Image {
             self.remember(page * PAGE_SIZE, 1);
         }
         clear(&mut self.pages, offset, size);
+        clear(&mut self.overlay, offset, size);
         self.len = self.len.max(offset + size);
         self.record(at, 0, Change::Zero { offset, size });
     }
@@ -130,15 +163,78 @@ impl Image {
             .into_iter()
             .partition(|entry| entry.number <= number && !entry.abandoned);
         self.unsynced = stay.into();
+        let misdirected = std::mem::take(&mut self.misdirected);
         if self.unsynced.is_empty() {
             self.durable.clear();
             self.durable_len = self.len;
             self.unsynced_bytes = 0;
-            return;
+        } else {
+            for entry in done {
+                self.unsynced_bytes -= entry.change.size();
+                self.apply_to_durable(&entry.change, |_| true);
+            }
         }
-        for entry in done {
-            self.unsynced_bytes -= entry.change.size();
-            self.apply_to_durable(&entry.change, |_| true);
+        for write in misdirected {
+            self.replace_on_device(write.offset, &write.old);
+            self.replace_on_device(write.lands, &write.data);
+        }
+    }
+
+    /// The write of `data` at `offset`, which comes next, will land elsewhere once it is synced.
+    pub(super) fn misdirect(&mut self, offset: u64, data: &Bytes, lands: u64) {
+        let old = self.read(offset, data.len());
+        self.misdirected.push(Misdirected {
+            offset,
+            old,
+            data: data.clone(),
+            lands,
+        });
+    }
+
+    /// The device holds `bytes` there from now on, up to the end of the file; memory does not know.
+    fn replace_on_device(&mut self, offset: u64, bytes: &[u8]) {
+        let size = (bytes.len() as u64).min(self.len.saturating_sub(offset));
+        for page in pages_of(offset, size) {
+            let current = self.pages.entry(page).or_insert_with(zeros);
+            self.overlay.entry(page).or_insert_with(|| Arc::clone(current));
+        }
+        let bytes = &bytes[..size as usize];
+        put(&mut self.pages, offset, bytes);
+        for (at, piece) in sectors(offset, size) {
+            if self.durable.contains_key(&(at / PAGE_SIZE)) {
+                let from = (at - offset) as usize;
+                self.put_durable(at, &bytes[from..from + piece as usize]);
+            }
+        }
+    }
+
+    /// Flips bits of one byte; `in_memory`, too, or below it. False beyond the end.
+    pub(super) fn rot(&mut self, offset: u64, mask: u8, in_memory: bool) -> bool {
+        if offset >= self.len {
+            return false;
+        }
+        let flipped = self.read(offset, 1)[0] ^ mask;
+        let resident = self.read_mapped(offset, 1)[0] ^ mask;
+        self.replace_on_device(offset, &[flipped]);
+        if in_memory {
+            self.write_overlay(offset, &[resident]);
+        }
+        true
+    }
+
+    /// Memory is given back: from now on reads show what the device holds.
+    pub(super) fn drop_overlay(&mut self) {
+        self.overlay.clear();
+    }
+
+    /// A write changes what memory holds, too.
+    fn write_overlay(&mut self, offset: u64, data: &[u8]) {
+        for (at, piece) in sectors(offset, data.len() as u64) {
+            if let Some(page) = self.overlay.get_mut(&(at / PAGE_SIZE)) {
+                let (from, within) = ((at - offset) as usize, (at % PAGE_SIZE) as usize);
+                let piece = piece as usize;
+                Arc::make_mut(page)[within..within + piece].copy_from_slice(&data[from..from + piece]);
+            }
         }
     }
 
@@ -195,30 +291,55 @@ impl Image {
 
     fn put_durable(&mut self, at: u64, bytes: &[u8]) {
         let slot = self.durable.entry(at / PAGE_SIZE).or_default();
-        let page = slot.get_or_insert_with(|| Arc::new([0; PAGE_SIZE as usize]));
+        let page = slot.get_or_insert_with(zeros);
         let within = (at % PAGE_SIZE) as usize;
         Arc::make_mut(page)[within..within + bytes.len()].copy_from_slice(bytes);
     }
 
-    /// The cache is gone. Each unsynced change is kept, lost or torn at sector borders, independently of the others.
-    pub(super) fn power_loss(&mut self, now: u64, draw: Draw, effects: &mut Effects) {
+    /// Sectors of the latest change, if it is unsynced and writes bytes.
+    pub(super) fn newest_sectors(&self) -> u64 {
+        match self.unsynced.back().map(|entry| &entry.change) {
+            Some(Change::Write { offset, data }) => sectors(*offset, data.len() as u64).count() as u64,
+            _ => 0,
+        }
+    }
+
+    /// The cache is gone. Each unsynced change is kept, lost or torn at sector borders, independently of the others;
+    /// `newest` says what becomes of the latest, if it is in this file.
+    pub(super) fn power_loss(&mut self, now: u64, fate: Fate, newest: Option<Newest>, effects: &mut Effects) {
         self.write_back(now.saturating_sub(super::WRITE_BACK_AGE_NS));
+        self.misdirected.clear();
+        self.drop_overlay();
+        let last = self.changes;
         for entry in std::mem::take(&mut self.unsynced) {
-            let draw = draw.with(entry.number);
             let size = entry.change.size();
-            match draw.below(3) {
-                0 => {
+            let newest = newest.filter(|_| entry.number == last);
+            let outcome = match (newest, fate) {
+                (Some(Newest::Kept), _) => Some(Torn::Nowhere),
+                (Some(Newest::First(sectors)), _) => Some(Torn::Behind(sectors)),
+                (Some(Newest::Without(sector)), _) => Some(Torn::At(sector)),
+                (_, Fate::Kept) => Some(Torn::Nowhere),
+                (_, Fate::Lost) => None,
+                (_, Fate::Drawn(draw)) => match draw.with(entry.number).below(3) {
+                    0 => None,
+                    1 => Some(Torn::Nowhere),
+                    _ => Some(Torn::Drawn(draw.with(entry.number))),
+                },
+            };
+            match outcome {
+                None => {
                     effects.writes_lost += 1;
                     effects.bytes_lost += size;
                 }
-                1 => {
+                Some(Torn::Nowhere) => {
                     effects.writes_kept += 1;
                     self.apply_to_durable(&entry.change, |_| true);
                 }
-                _ => {
+                Some(torn) => {
                     effects.writes_torn += 1;
                     effects.bytes_lost += size / 2;
-                    self.apply_to_durable(&entry.change, |sector| draw.with(sector).happens(0.5));
+                    let first = entry.change.first_sector();
+                    self.apply_to_durable(&entry.change, |sector| torn.keeps(sector, sector - first));
                 }
             }
         }
@@ -248,23 +369,51 @@ impl Image {
     /// Flips a bit in the `position`-th written byte, on the device and in what readers see.
     pub(super) fn flip(&mut self, position: u64, bit: u8) {
         let index = (position / PAGE_SIZE) as usize;
-        let within = (position % PAGE_SIZE) as usize;
-        if let Some((&number, page)) = self.pages.iter_mut().nth(index) {
-            Arc::make_mut(page)[within] ^= 1 << bit;
-            if let Some(Some(durable)) = self.durable.get_mut(&number) {
-                Arc::make_mut(durable)[within] ^= 1 << bit;
-            }
+        if let Some(&page) = self.pages.keys().nth(index) {
+            // Bytes behind the end rot unseen.
+            self.rot(page * PAGE_SIZE + position % PAGE_SIZE, 1 << bit, true);
+        }
+    }
+}
+
+/// Which sectors of a change are lost.
+enum Torn {
+    Nowhere,
+    Behind(u64),
+    At(u64),
+    Drawn(Draw),
+}
+
+impl Torn {
+    /// `sector` of the file, the `index`-th of the change.
+    fn keeps(&self, sector: u64, index: u64) -> bool {
+        match self {
+            Torn::Nowhere => true,
+            Torn::Behind(sectors) => index < *sectors,
+            Torn::At(lost) => index != *lost,
+            Torn::Drawn(draw) => draw.with(sector).happens(0.5),
         }
     }
 }
 
 impl Change {
+    fn first_sector(&self) -> u64 {
+        match self {
+            Change::Write { offset, .. } | Change::Zero { offset, .. } => offset / SECTOR_SIZE,
+            Change::Grow { .. } => 0,
+        }
+    }
+
     fn size(&self) -> u64 {
         match self {
             Change::Write { data, .. } => data.len() as u64,
             Change::Zero { .. } | Change::Grow { .. } => 0,
         }
     }
+}
+
+fn zeros() -> Page {
+    Arc::new([0; PAGE_SIZE as usize])
 }
 
 fn pages_of(offset: u64, size: u64) -> std::ops::Range<u64> {
@@ -293,9 +442,7 @@ fn put(pages: &mut Pages, offset: u64, data: &[u8]) {
         let at = offset + done as u64;
         let within = (at % PAGE_SIZE) as usize;
         let count = (PAGE_SIZE as usize - within).min(data.len() - done);
-        let page = pages
-            .entry(at / PAGE_SIZE)
-            .or_insert_with(|| Arc::new([0; PAGE_SIZE as usize]));
+        let page = pages.entry(at / PAGE_SIZE).or_insert_with(zeros);
         Arc::make_mut(page)[within..within + count].copy_from_slice(&data[done..done + count]);
         done += count;
     }

@@ -104,7 +104,7 @@ proptest! {
                     model.persist(behind as usize);
                 }
                 Step::PowerLoss { draw } => {
-                    image.power_loss(0, Draw::new(draw, "test"), &mut Effects::default());
+                    image.power_loss(0, Fate::Drawn(Draw::new(draw, "test")), None, &mut Effects::default());
                     let found = image.read(0, image.len() as usize);
                     prop_assert!(model.allows(&found));
                     model = Model { cached: found.to_vec(), durable: found.to_vec(), unsynced: Vec::new() };
@@ -115,7 +115,7 @@ proptest! {
             prop_assert!(image.read(0, image.len() as usize) == model.cached);
         }
         image.persist(u64::MAX);
-        image.power_loss(0, Draw::new(0, "test"), &mut Effects::default());
+        image.power_loss(0, Fate::Drawn(Draw::new(0, "test")), None, &mut Effects::default());
         prop_assert!(image.read(0, image.len() as usize) == model.cached, "synced bytes survive");
         prop_assert_eq!(image.unsynced_bytes(), 0);
     }

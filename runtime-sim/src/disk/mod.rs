@@ -33,8 +33,16 @@
 //! | dirty limit | [`DiskProfile::dirty_limit_bytes`]: the writer waits for write-back | bound its own unflushed bytes | C27 |
 //! | lock held | a second [`Disk::lock`](orrery_core::runtime::Disk::lock) while the first process lives | refuse to start | C22 |
 //!
-//! Not modelled: misdirected writes, a file system that repairs or reorders metadata on its own, hard links, sparse
-//! accounting (a file takes its length).
+//! | short write | [`DiskFaults::short_write`]: the first part arrives in the cache, then the write fails | as for a write error | C02, C05 |
+//! | misdirected write | [`DiskFaults::misdirected_write`]: answered with success, right in the cache; the sync puts it elsewhere in the file | find both places by checksum and position; cold reads and the next start never hand them out | C01 |
+//! | rot below the cache | [`World::rot_at`](crate::World::rot_at): the device's copy changes, slices of the resident page stay right until the process ends | the same as bit rot | C01 |
+//!
+//! Each fault can also strike at chosen operations, counted from 0 by [`World::disk_operations`](crate::World::disk_operations):
+//! [`World::strike_disk`](crate::World::strike_disk). And each state between two operations can be kept and crashed
+//! into, as often and in as many ways as wanted: [`World::keep_crash_points`](crate::World::keep_crash_points).
+//!
+//! Not modelled: a file system that repairs or reorders metadata on its own, hard links, sparse accounting (a file takes
+//! its length).
 //!
 //! # Time
 //!
@@ -43,8 +51,10 @@
 //! called them goes on at once in the simulator, but sees its clock at the end of the wait, its packets leave then, and
 //! no task of the node runs before.
 
+mod crash;
 mod handle;
 mod image;
+mod strike;
 mod tree;
 
 use std::collections::BTreeMap;
@@ -55,11 +65,14 @@ use bytes::{Bytes, BytesMut};
 use orrery_core::runtime::{DiskError, DiskErrorKind, Entry, OpenMode, Space, WallMillis};
 use orrery_core::types::Map;
 
+pub use crash::{CrashPoint, Fate, Newest, PowerCut};
 pub use handle::{SimDisk, SimFile, SimLock};
+pub use strike::DiskFault;
 
 use crate::effects::Effects;
 use crate::random::Draw;
-use image::Image;
+use image::{Image, SECTOR_SIZE};
+use strike::Strike;
 use tree::{Name, Tree, normal};
 
 /// For decisions about no file in particular.
@@ -103,6 +116,10 @@ impl Default for DiskProfile {
 pub struct DiskFaults {
     pub read_error: f64,
     pub write_error: f64,
+    /// Some whole sectors of the write arrive, then it fails.
+    pub short_write: f64,
+    /// The write succeeds; what the next sync brings to the device lands elsewhere in the file.
+    pub misdirected_write: f64,
     pub sync_error: f64,
     pub sync_lie: f64,
     /// Added to every sync.
@@ -119,6 +136,7 @@ enum Purpose {
     Rot = 5,
 }
 
+#[derive(Clone)]
 struct Inode {
     /// Names the file in draws: a hash of the path at which it was created.
     identity: u64,
@@ -168,6 +186,16 @@ pub(crate) struct Disk {
     epoch: u64,
     stalled_until: u64,
     busy_until: u64,
+    /// Counts operations that can fail, reads of resident slices apart.
+    operations: u64,
+    strike: Option<Strike>,
+    /// Damage that the operation under way has done.
+    damage: Effects,
+    /// Counts changes of what the cache or the device holds.
+    changes: u64,
+    /// File of the latest write.
+    newest: Option<u64>,
+    crash_points: Option<Vec<CrashPoint>>,
 }
 
 /// Made by the world.
@@ -188,6 +216,12 @@ impl Disk {
             epoch: 0,
             stalled_until: 0,
             busy_until: 0,
+            operations: 0,
+            strike: None,
+            damage: Effects::default(),
+            changes: 0,
+            newest: None,
+            crash_points: None,
         }
     }
 
@@ -245,19 +279,28 @@ impl Disk {
         self.locks.clear();
         for inode in self.inodes.values_mut() {
             inode.handles = 0;
+            inode.image.drop_overlay();
         }
         self.collect_garbage();
     }
 
     pub(crate) fn power_loss(&mut self, now: u64, epoch: u64, effects: &mut Effects) {
         let draw = self.draw.with(0x706f_7765).with(epoch);
+        self.cut_power(now, &PowerCut::drawn(draw), effects);
+    }
+
+    fn cut_power(&mut self, now: u64, cut: &PowerCut, effects: &mut Effects) {
         self.epoch += 1;
+        self.changes += 1;
         self.stalled_until = 0;
         self.busy_until = 0;
-        self.tree.power_loss(draw, effects);
+        let newest = self.newest.take();
+        self.tree.power_loss(cut.names, effects);
         self.collect_garbage();
-        for inode in self.inodes.values_mut() {
-            inode.image.power_loss(now, draw.with(inode.identity), effects);
+        for (file, inode) in &mut self.inodes {
+            let cut_newest = (newest == Some(*file)).then_some(cut.newest);
+            let data = cut.data.of(inode.identity);
+            inode.image.power_loss(now, data, cut_newest, effects);
         }
         self.dirty = 0;
         self.used = self.inodes.values().map(|inode| inode.image.len() + NAME_SIZE).sum();
@@ -301,7 +344,9 @@ impl Disk {
 
     fn create_file(&mut self, moment: Moment, path: &Path) -> Result<u64, DiskError> {
         self.parent_exists(path)?;
+        self.check_name(path)?;
         self.reserve(path, NAME_SIZE)?;
+        self.changes += 1;
         self.inode_count += 1;
         let path_bytes = path.as_os_str().as_encoded_bytes();
         let inode = Inode {
@@ -328,6 +373,10 @@ impl Disk {
                 None => missing.push(ancestor.to_owned()),
             }
         }
+        if !missing.is_empty() {
+            self.check_name(&path)?;
+            self.changes += 1;
+        }
         for path in missing.into_iter().rev() {
             self.tree.create(path, Name::Dir);
         }
@@ -347,6 +396,8 @@ impl Disk {
         if name == Name::Dir && to.starts_with(&from) {
             return Err(fail(DiskErrorKind::Other, &to, "lies inside of what is renamed"));
         }
+        self.check_name(&to)?;
+        self.changes += 1;
         self.tree.rename(from, to);
         self.collect_garbage();
         Ok(())
@@ -358,6 +409,8 @@ impl Disk {
             None => Err(not_found(&path)),
             Some(Name::Dir) => Err(fail(DiskErrorKind::Other, &path, "is a directory")),
             Some(Name::File(_)) => {
+                self.check_name(&path)?;
+                self.changes += 1;
                 self.tree.remove(path);
                 self.collect_garbage();
                 Ok(())
@@ -375,6 +428,8 @@ impl Disk {
         if path.as_os_str().is_empty() || self.tree.children(&path).next().is_some() {
             return Err(fail(DiskErrorKind::Other, &path, "is not empty"));
         }
+        self.check_name(&path)?;
+        self.changes += 1;
         self.tree.remove(path);
         Ok(())
     }
@@ -390,6 +445,14 @@ impl Disk {
 
     fn sync_dir(&mut self, path: &Path) -> Result<(), DiskError> {
         let path = self.directory(path)?;
+        match self.struck(&[DiskFault::SyncError, DiskFault::SyncLie]) {
+            Some(DiskFault::SyncError) => {
+                return Err(fail(DiskErrorKind::Device, &path, "input/output error while syncing"));
+            }
+            Some(_) => return Ok(()),
+            None => {}
+        }
+        self.changes += u64::from(self.tree.has_unsynced());
         self.tree.sync_dir(&path);
         self.collect_garbage();
         Ok(())
@@ -490,10 +553,23 @@ impl Disk {
         Ok(self.inodes[&file].image.read(offset, size))
     }
 
+    fn read_hot(&self, path: &Path, file: u64, offset: u64, size: usize) -> Result<Bytes, DiskError> {
+        self.check_range(path, file, offset, size)?;
+        Ok(self.inodes[&file].image.read_mapped(offset, size))
+    }
+
+    pub(crate) fn rot_at(&mut self, path: &Path, offset: u64, mask: u8, in_memory: bool) -> bool {
+        let Some(Name::File(file)) = self.tree.get(&normal(path)) else {
+            return false;
+        };
+        self.inode(file).image.rot(offset, mask, in_memory)
+    }
+
     fn read_fails(&mut self, file: u64, path: &Path, effects: &mut Effects) -> Result<(), DiskError> {
         let draw = self.next_draw(Purpose::Read, file);
-        if draw.happens(self.faults.read_error) {
-            effects.reads_failed += 1;
+        let struck = self.struck(&[DiskFault::ReadError]).is_some();
+        if struck || draw.happens(self.faults.read_error) {
+            effects.reads_failed += u64::from(!struck);
             return Err(fail(DiskErrorKind::Device, path, "input/output error while reading"));
         }
         Ok(())
@@ -520,13 +596,14 @@ impl Disk {
                 "offset is beyond what a file can hold",
             ));
         };
-        let draw = self.next_draw(Purpose::Write, file);
-        if draw.happens(self.faults.write_error) {
-            effects.writes_failed += 1;
-            return Err(fail(DiskErrorKind::Device, path, "input/output error while writing"));
+        let fault = self.write_fault(file, effects);
+        match fault {
+            Some(DiskFault::WriteError) => return Err(write_error(path)),
+            Some(DiskFault::Full) => return Err(full(path)),
+            _ => {}
         }
         self.grow_used(path, file, end, effects)?;
-        let data = match chunks {
+        let mut data = match chunks {
             [chunk] => Bytes::copy_from_slice(chunk),
             _ => {
                 let mut data = BytesMut::with_capacity(size as usize);
@@ -534,10 +611,25 @@ impl Disk {
                 data.freeze()
             }
         };
-        self.dirty += size;
+        if fault == Some(DiskFault::ShortWrite) {
+            data.truncate(self.short_size(file, offset, size));
+        }
+        if fault == Some(DiskFault::MisdirectedWrite) {
+            let sectors = (self.len(file).max(end) / SECTOR_SIZE).max(1);
+            let lands = self.next_draw(Purpose::Write, file).below(sectors) * SECTOR_SIZE;
+            self.inode(file).image.misdirect(offset, &data, lands);
+        }
+        self.dirty += data.len() as u64;
+        self.changes += 1;
+        self.newest = Some(file);
         let inode = self.inode(file);
         inode.modified = moment.wall;
-        inode.image.write(moment.now, offset, data);
+        if !data.is_empty() {
+            inode.image.write(moment.now, offset, data);
+        }
+        if fault == Some(DiskFault::ShortWrite) {
+            return Err(write_error(path));
+        }
         let free_at = self.throttle(moment.now);
         Ok(free_at.max(self.stalled_until))
     }
@@ -565,7 +657,9 @@ impl Disk {
         size: u64,
         effects: &mut Effects,
     ) -> Result<(), DiskError> {
+        self.check_name(path)?;
         self.grow_used(path, file, size, effects)?;
+        self.changes += 1;
         self.inode(file).image.grow(moment.now, size);
         Ok(())
     }
@@ -589,7 +683,10 @@ impl Disk {
         if size == 0 {
             return Ok(());
         }
+        self.check_name(path)?;
         self.grow_used(path, file, end, effects)?;
+        self.changes += 1;
+        self.newest = Some(file);
         let inode = self.inode(file);
         inode.modified = moment.wall;
         inode.image.zero(moment.now, offset, size);
@@ -603,7 +700,7 @@ impl Disk {
 
     fn reserve(&mut self, path: &Path, bytes: u64) -> Result<(), DiskError> {
         if self.used + bytes > self.profile.capacity_bytes {
-            return Err(fail(DiskErrorKind::Full, path, "no space left on device"));
+            return Err(full(path));
         }
         self.used += bytes;
         Ok(())
@@ -627,9 +724,21 @@ impl Disk {
     }
 
     fn end_sync(&mut self, path: &Path, sync: Sync, effects: &mut Effects) -> Result<(), DiskError> {
+        let verdict = match self.struck(&[DiskFault::SyncError, DiskFault::SyncLie]) {
+            Some(DiskFault::SyncError) => SyncVerdict::Error,
+            Some(_) => SyncVerdict::Lie,
+            None => sync.verdict,
+        };
+        // A strike has counted itself.
+        let counted = u64::from(verdict == sync.verdict);
         let inode = self.inode(sync.file);
         let had = inode.image.unsynced_bytes();
-        match sync.verdict {
+        let has_changes = inode.image.has_unsynced();
+        if verdict != SyncVerdict::Lie {
+            self.changes += u64::from(has_changes);
+        }
+        let inode = self.inode(sync.file);
+        match verdict {
             SyncVerdict::Honest => {
                 inode.image.persist(sync.upto);
                 let left = inode.image.unsynced_bytes();
@@ -637,12 +746,12 @@ impl Disk {
                 Ok(())
             }
             SyncVerdict::Lie => {
-                effects.syncs_lied += 1;
+                effects.syncs_lied += counted;
                 Ok(())
             }
             SyncVerdict::Error => {
                 inode.image.abandon();
-                effects.syncs_failed += 1;
+                effects.syncs_failed += counted;
                 Err(fail(DiskErrorKind::Device, path, "input/output error while syncing"))
             }
         }
@@ -655,6 +764,14 @@ fn transfer_ns(bytes: u64, bytes_per_second: u64) -> u64 {
 
 fn fail(kind: DiskErrorKind, path: &Path, message: impl Into<String>) -> DiskError {
     DiskError::new(kind, path, message)
+}
+
+fn full(path: &Path) -> DiskError {
+    fail(DiskErrorKind::Full, path, "no space left on device")
+}
+
+fn write_error(path: &Path) -> DiskError {
+    fail(DiskErrorKind::Device, path, "input/output error while writing")
 }
 
 fn not_found(path: &Path) -> DiskError {

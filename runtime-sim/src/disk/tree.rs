@@ -7,8 +7,8 @@ use std::collections::BTreeMap;
 use std::ops::Bound;
 use std::path::{Component, Path, PathBuf};
 
+use super::crash::Fate;
 use crate::effects::Effects;
-use crate::random::Draw;
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Name {
@@ -33,6 +33,7 @@ impl Change {
     }
 }
 
+#[derive(Clone)]
 struct Unsynced {
     number: u64,
     change: Change,
@@ -42,7 +43,7 @@ struct Unsynced {
 
 type Names = BTreeMap<PathBuf, Name>;
 
-#[derive(Default)]
+#[derive(Clone, Default)]
 pub(super) struct Tree {
     names: Names,
     durable: Names,
@@ -107,9 +108,18 @@ impl Tree {
         self.unsynced = stay;
     }
 
-    pub(super) fn power_loss(&mut self, draw: Draw, effects: &mut Effects) {
+    pub(super) fn has_unsynced(&self) -> bool {
+        !self.unsynced.is_empty()
+    }
+
+    pub(super) fn power_loss(&mut self, fate: Fate, effects: &mut Effects) {
         for entry in std::mem::take(&mut self.unsynced) {
-            if draw.with(entry.number).happens(0.5) {
+            let is_kept = match fate {
+                Fate::Drawn(draw) => draw.with(entry.number).happens(0.5),
+                Fate::Kept => true,
+                Fate::Lost => false,
+            };
+            if is_kept {
                 apply(&mut self.durable, &entry.change);
             } else {
                 effects.names_lost += 1;
