@@ -176,12 +176,13 @@ impl<F: File> LogFiles<F> {
     /// Gives the number of bytes that were not zero.
     pub(crate) async fn cut<D: Disk<File = F>>(&self, disk: &D, cut: u64, zeros: Zeros) -> Result<u64, DiskError> {
         let mut cut_bytes = 0;
-        // The newest goes first: a crash in between leaves no gap.
+        // The newest goes first, each durably: a crash in between leaves no gap.
         while let Some(last) = self.last_at_or_behind(cut) {
             if has_bytes(&last.file, 0, self.file_size.min(SEARCH_SIZE)).await? {
                 cut_bytes += self.file_size;
             }
             disk.remove(&self.folder.join(file_name(last.start))).await?;
+            disk.sync_dir(&self.folder).await?;
             self.files.write().unwrap_or_else(PoisonError::into_inner).pop_back();
         }
         disk.sync_dir(&self.folder).await?;

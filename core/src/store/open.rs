@@ -1,5 +1,6 @@
 //! Opening and closing: lock, abort marker, recovery, tasks; and back.
 
+use std::path::Path;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, OnceLock, RwLock};
 
@@ -32,6 +33,7 @@ impl<R: Runtime> Store<R> {
         let paths = Paths::new(&config);
         let disk = runtime.disk();
         make_dir(disk, &paths.root).await?;
+        sync_ancestors(disk, &paths.root).await?;
         let store_lock = match disk.lock(&paths.lock).await {
             Ok(store_lock) => store_lock,
             Err(error) if error.kind == DiskErrorKind::Locked => {
@@ -153,6 +155,18 @@ fn check_config(config: &StoreConfig) -> Result<(), OpenError> {
             config.commit_log_file_size,
             u32::MAX
         )));
+    }
+    Ok(())
+}
+
+/// A first start may have made the folders above and died before it synced their names. Folders that may not be opened
+/// are not ours.
+async fn sync_ancestors<D: Disk>(disk: &D, root: &Path) -> Result<(), OpenError> {
+    for folder in root.ancestors().skip(1).filter(|folder| !folder.as_os_str().is_empty()) {
+        match disk.sync_dir(folder).await {
+            Err(error) if error.kind == DiskErrorKind::Device => return Err(error.into()),
+            _ => {}
+        }
     }
     Ok(())
 }
