@@ -20,14 +20,15 @@ pub(super) enum Name {
 enum Change {
     Create(PathBuf, Name),
     Remove(PathBuf),
-    Rename(PathBuf, PathBuf),
+    /// Of this file or folder, whatever else may have that name by then.
+    Rename(PathBuf, PathBuf, Name),
 }
 
 impl Change {
     fn paths(&self) -> impl Iterator<Item = &Path> {
         let (first, second) = match self {
             Change::Create(path, _) | Change::Remove(path) => (path, None),
-            Change::Rename(from, to) => (from, Some(to)),
+            Change::Rename(from, to, _) => (from, Some(to)),
         };
         [Some(first), second].into_iter().flatten().map(PathBuf::as_path)
     }
@@ -76,7 +77,9 @@ impl Tree {
     }
 
     pub(super) fn rename(&mut self, from: PathBuf, to: PathBuf) {
-        self.change(Change::Rename(from, to));
+        if let Some(name) = self.get(&from) {
+            self.change(Change::Rename(from, to, name));
+        }
     }
 
     fn change(&mut self, change: Change) {
@@ -168,10 +171,13 @@ fn apply(names: &mut Names, change: &Change) {
         Change::Remove(path) => {
             names.remove(path);
         }
-        Change::Rename(from, to) => {
-            let Some(name) = names.remove(from) else { return };
-            names.insert(to.clone(), name);
-            if name == Name::Dir {
+        Change::Rename(from, to, name) => {
+            if names.get(from) != Some(name) {
+                return;
+            }
+            names.remove(from);
+            names.insert(to.clone(), *name);
+            if *name == Name::Dir {
                 let inside: Vec<PathBuf> = below(names, from).map(|(path, _)| path.clone()).collect();
                 for path in inside {
                     if let (Some(name), Ok(rest)) = (names.remove(&path), path.strip_prefix(from)) {
