@@ -3,7 +3,10 @@
 //! | call | where it runs | why |
 //! |---|---|---|
 //! | `write_at` | caller | a copy into the page cache costs less than any hand-off |
+//! | `resident` | caller | `mincore`, at most one a second for a piece that was found in memory |
+//! | `read_resident` | caller | `preadv2(RWF_NOWAIT)`: the kernel copies what is in memory and refuses the rest |
 //! | `read_hot` | caller | a slice of the mapping: one reference count |
+//! | `will_read` | tokio's blocking pool, at most four at once | `posix_fadvise(WILLNEED)` |
 //! | `read`, `open`, `rename`, … | tokio's blocking pool | may wait for the device |
 //! | `sync` | a sync thread | a group pays one hand-off for all its members |
 //! | `sync_in_place` | caller; its worker's other tasks move to another thread first | no wake-up between fdatasync and reply |
@@ -16,21 +19,27 @@
 //! **Mappings** are read-only, made on the first `read_hot` over the length the file has then, and made anew when a
 //! range lies beyond. An old mapping lives until its last slice drops; removing a file only unlinks it. Nothing here ever
 //! shrinks a file, so a mapped page always has a file block behind it.
+//!
+//! **What a mapping may be used for.** Its bytes go to sockets and are not looked at here. The kernel copies them in `writev`; a page
+//! that was evicted after `resident` costs this worker one read of the device, and if that sector is bad, the call ends
+//! with EFAULT and the connection with it. A look from user space would end the process with SIGBUS instead. So whatever must be looked
+//! at (queue entries, headers, checksums) is copied by `read_resident` or `read`, which give errors as values.
+//! `MADV_POPULATE_READ` would not help: it, too, says nothing of the moment after.
 
 use std::fs::{self, File as StdFile, OpenOptions, TryLockError};
 use std::io::{self, ErrorKind, IoSlice};
 use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, OnceLock, PoisonError, RwLock};
 
 use bytes::{Bytes, BytesMut};
-use memmap2::MmapOptions;
 use orrery_core::runtime::{Disk, DiskError, DiskErrorKind, Entry, File, OpenMode, Space, WallMillis};
-use rustix::fs::FallocateFlags;
-use rustix::io::Errno;
+use rustix::fs::{Advice, FallocateFlags};
+use rustix::io::{Errno, ReadWriteFlags};
 use tokio::runtime::{Handle, RuntimeFlavor};
 
+use crate::mapping::Mapping;
 use crate::sync_threads::SyncThreads;
 
 /// Written and not yet synced bytes of one file at which a background sync starts.
@@ -43,10 +52,14 @@ const SLICE_COUNT_MAX: usize = 64;
 /// Zeros of one write where the file system cannot zero a range by itself.
 const ZERO_BYTES: usize = 256 * 1024;
 
+/// Calls that tell the kernel to read ahead, under way at once. One more is left out: the reader then waits for its own reads.
+const ADVICE_COUNT_MAX: usize = 4;
+
 /// The process's file systems. Paths are those of the operating system.
 #[derive(Clone, Default)]
 pub struct RealDisk {
     syncs: Arc<SyncThreads>,
+    advices: Arc<AtomicUsize>,
 }
 
 impl Disk for RealDisk {
@@ -54,7 +67,7 @@ impl Disk for RealDisk {
     type Lock = RealLock;
 
     async fn open(&self, path: &Path, mode: OpenMode) -> Result<RealFile, DiskError> {
-        let syncs = Arc::clone(&self.syncs);
+        let (syncs, advices) = (Arc::clone(&self.syncs), Arc::clone(&self.advices));
         on_path(path, move |path| {
             let mut options = OpenOptions::new();
             options.read(true).write(true);
@@ -76,8 +89,9 @@ impl Disk for RealDisk {
                 synced: AtomicU64::new(0),
                 syncing: AtomicBool::new(false),
                 lost: OnceLock::new(),
-                mapping: RwLock::new(Bytes::new()),
+                mapping: RwLock::new(Mapping::default()),
                 syncs,
+                advices,
             })))
         })
         .await
@@ -172,8 +186,10 @@ struct Shared {
     syncing: AtomicBool,
     /// Why a background sync failed: what was written before it may be gone.
     lost: OnceLock<DiskError>,
-    mapping: RwLock<Bytes>,
+    mapping: RwLock<Mapping>,
     syncs: Arc<SyncThreads>,
+    /// Calls of all files that tell the kernel to read ahead.
+    advices: Arc<AtomicUsize>,
 }
 
 impl File for RealFile {
@@ -194,15 +210,69 @@ impl File for RealFile {
         .await
     }
 
+    fn resident(&self, offset: u64, size: usize) -> bool {
+        let Ok((start, end)) = self.0.range(offset, size) else {
+            return false;
+        };
+        {
+            let mapping = self.0.mapping.read().unwrap_or_else(PoisonError::into_inner);
+            if end <= mapping.len() {
+                return mapping.is_resident(start, end);
+            }
+        }
+        self.0
+            .map_again(end, |mapping| mapping.is_resident(start, end))
+            .unwrap_or(false)
+    }
+
+    fn read_resident(&self, offset: u64, buffer: &mut [u8]) -> Result<bool, DiskError> {
+        let shared = &self.0;
+        shared.range(offset, buffer.len())?;
+        let mut done = 0;
+        while done < buffer.len() {
+            let mut rest = [std::io::IoSliceMut::new(&mut buffer[done..])];
+            match rustix::io::preadv2(&shared.file, &mut rest, offset + done as u64, ReadWriteFlags::NOWAIT) {
+                Ok(0) | Err(Errno::AGAIN) => return Ok(false),
+                Ok(count) => done += count,
+                Err(Errno::INTR) => {}
+                // A file system that cannot tell.
+                Err(Errno::OPNOTSUPP) => {
+                    if !self.resident(offset, buffer.len()) {
+                        return Ok(false);
+                    }
+                    let read = shared.file.read_exact_at(buffer, offset);
+                    return read.map(|()| true).map_err(|error| shared.error(&error));
+                }
+                Err(error) => return Err(shared.error(&error.into())),
+            }
+        }
+        Ok(true)
+    }
+
     fn read_hot(&self, offset: u64, size: usize) -> Result<Bytes, DiskError> {
         let (start, end) = self.0.range(offset, size)?;
         {
             let mapping = self.0.mapping.read().unwrap_or_else(PoisonError::into_inner);
             if end <= mapping.len() {
-                return Ok(mapping.slice(start..end));
+                return Ok(mapping.slice(start, end));
             }
         }
-        Ok(self.0.map_again(end)?.slice(start..end))
+        self.0.map_again(end, |mapping| mapping.slice(start, end))
+    }
+
+    fn will_read(&self, offset: u64, size: usize) {
+        let advices = &self.0.advices;
+        if advices.fetch_add(1, Ordering::AcqRel) >= ADVICE_COUNT_MAX {
+            advices.fetch_sub(1, Ordering::AcqRel);
+            return;
+        }
+        let shared = Arc::clone(&self.0);
+        drop(tokio::task::spawn_blocking(move || {
+            // It fails for a range that no file can have; then there is nothing to read ahead.
+            let size = std::num::NonZeroU64::new(size as u64);
+            let _ = rustix::fs::fadvise(&shared.file, offset, size, Advice::WillNeed);
+            shared.advices.fetch_sub(1, Ordering::AcqRel);
+        }));
     }
 
     async fn read(&self, offset: u64, size: usize) -> Result<Bytes, DiskError> {
@@ -320,18 +390,14 @@ impl Shared {
 
     /// Maps the whole file as long as it is now; at least `end` bytes.
     #[cold]
-    fn map_again(&self, end: usize) -> Result<Bytes, DiskError> {
+    fn map_again<T>(&self, end: usize, take: impl FnOnce(&Mapping) -> T) -> Result<T, DiskError> {
         let mut mapping = self.mapping.write().unwrap_or_else(PoisonError::into_inner);
         if end > mapping.len() {
             let len = usize::try_from(self.len.load(Ordering::Acquire)).unwrap_or(usize::MAX);
             assert!(end <= len, "a range inside of the file");
-            // SAFETY: the mapping is read-only and no longer than the file, which nothing in this crate ever shortens; the store's
-            // directory lock keeps other brokers away. Bytes below the confirm position, the only ones that core reads, are
-            // written once. Whoever cuts a broker's files from outside gets a SIGBUS, as with any mapped log.
-            let mapped = unsafe { MmapOptions::new().len(len).map(&self.file) };
-            *mapping = Bytes::from_owner(mapped.map_err(|error| self.error(&error))?);
+            *mapping = Mapping::new(&self.file, len).map_err(|error| self.error(&error))?;
         }
-        Ok(mapping.clone())
+        Ok(take(&mapping))
     }
 
     fn write_chunks(&self, offset: u64, chunks: &[&[u8]]) -> io::Result<u64> {

@@ -7,6 +7,7 @@
 //! runs on a worker that other connections need (see [`disk`]).
 
 pub mod disk;
+mod mapping;
 mod net;
 mod random;
 mod sync_threads;

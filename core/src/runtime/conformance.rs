@@ -61,6 +61,7 @@ macro_rules! conformance_cases {
             a_read_outside_of_the_file_is_an_error
             allocation_grows_and_never_shrinks
             zeroing_a_range_leaves_the_rest
+            what_was_written_or_read_is_resident
             open_modes_are_kept
             a_directory_lists_its_names_in_order
             a_rename_replaces_its_target
@@ -610,6 +611,37 @@ pub async fn zeroing_a_range_leaves_the_rest<R: Runtime>(stage: Stage<R>) {
     assert!(bytes == expected);
     file.write_at(200, &[b"again"]).expect("room");
     assert_eq!(file.read_hot(199, 7).expect("in range"), "\0again\0");
+}
+
+pub async fn what_was_written_or_read_is_resident<R: Runtime>(stage: Stage<R>) {
+    let file = stage.file("pages").await;
+    let expected = pattern(100_000);
+    file.write_at(0, &[&expected]).expect("room");
+    file.allocate(1 << 20).await.expect("room");
+    assert!(file.resident(0, 100_000));
+    assert!(file.resident(5_000, 1));
+    let mut buffer = vec![0; 90_000];
+    assert!(file.read_resident(7, &mut buffer).expect("in range"));
+    assert!(buffer == expected[7..90_007]);
+    file.write_at(50_000, &[b"changed"]).expect("room");
+    let mut buffer = [0; 7];
+    assert!(file.read_resident(50_000, &mut buffer).expect("in range"));
+    assert_eq!(&buffer, b"changed");
+    // Any range may be asked to be read ahead; whatever comes of it, a read gives the bytes.
+    file.will_read(512 << 10, 256 << 10);
+    file.will_read(u64::MAX - 1, usize::MAX);
+    file.read(512 << 10, 256 << 10).await.expect("in range");
+    assert!(file.resident(512 << 10, 256 << 10));
+    for (offset, size) in [(0, (1 << 20) + 1), (1 << 20, 1), (u64::MAX, 2)] {
+        assert!(!file.resident(offset, size), "{size} at {offset}");
+    }
+    let outside = file.read_resident((1 << 20) - 1, &mut [0; 2]);
+    assert_eq!(
+        outside.expect_err("outside of the file").kind,
+        DiskErrorKind::OutOfRange
+    );
+    assert!(file.resident(1 << 20, 0));
+    assert!(file.read_resident(1 << 20, &mut []).expect("in range"));
 }
 
 pub async fn open_modes_are_kept<R: Runtime>(stage: Stage<R>) {

@@ -3,7 +3,9 @@
 //! | call | blocks the caller | durable when it returns |
 //! |---|---|---|
 //! | [`File::write_at`] | for a copy into the page cache; for longer while the disk is behind the dirty limit | no |
-//! | [`File::read_hot`] | no: mapped and known to be resident | – |
+//! | [`File::resident`], [`File::read_resident`] | no: the page cache is asked, never the device | – |
+//! | [`File::read_hot`] | no, if the range is resident | – |
+//! | [`File::will_read`] | no: runs off the reactors, nobody waits for it | – |
 //! | [`File::read`] | no: runs off the reactors | – |
 //! | [`File::sync`], [`File::sync_in_place`] | no / yes | data and length of this file |
 //! | [`Disk::sync_dir`] | no | creations, renames and removals in that directory |
@@ -112,9 +114,22 @@ pub trait File: Clone + Send + Sync + 'static {
     /// Last modification by the node's wall clock.
     fn modified(&self) -> impl Future<Output = Result<WallMillis, DiskError>> + Send;
 
-    /// A slice of the mapping, without a copy. Only for ranges known to be resident (written or read lately): a cold
-    /// page would block the reactor, a bad sector would kill the process. The slice stays valid after removal.
+    /// Whether the whole range is in memory, so that nobody who looks at it waits for the device. True may be wrong a
+    /// moment later, or (for what was true less than a second ago) already: the kernel evicts when it wants. False for a
+    /// range that lies outside of the file.
+    fn resident(&self, offset: u64, size: usize) -> bool;
+
+    /// Copies a range that is resident; false, with the buffer in an unknown state, if any of it is not. The answer and the copy
+    /// are one step: no eviction comes between them, and no bad sector is met.
+    fn read_resident(&self, offset: u64, buffer: &mut [u8]) -> Result<bool, DiskError>;
+
+    /// A slice of the mapping, without a copy. Only for [`resident`](File::resident) ranges: a cold page would block the
+    /// reactor. Only to be handed to a socket: the kernel answers a bad sector under it with an error (EFAULT), where a look
+    /// at it from here would end the process. Whoever wants to look uses the other reads. Stays valid after removal.
     fn read_hot(&self, offset: u64, size: usize) -> Result<Bytes, DiskError>;
+
+    /// Says that the range will be read soon: the device begins to fetch it. Whether it succeeds is seen by reading.
+    fn will_read(&self, offset: u64, size: usize);
 
     /// Reads off the reactors; device errors are values.
     fn read(&self, offset: u64, size: usize) -> impl Future<Output = Result<Bytes, DiskError>> + Send;

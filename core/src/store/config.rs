@@ -45,8 +45,6 @@ pub struct StoreConfig {
     pub record_size_max: usize,
     /// Bytes appended and not yet written. Default 64 MiB. Beyond it appends are refused as busy.
     pub pending_bytes_max: usize,
-    /// Stretch behind the end of the log that counts as resident in memory, if this process wrote or scanned it. Default 1 GiB.
-    pub hot_bytes: u64,
     /// `maxTransferBytesOnMessageInMemory`, `maxTransferCountOnMessageInMemory`. Default 256 KiB, 32.
     pub transfer_in_memory: TransferLimit,
     /// `maxTransferBytesOnMessageInDisk`, `maxTransferCountOnMessageInDisk`. Default 64 KiB, 8.
@@ -108,7 +106,6 @@ impl StoreConfig {
             checkpoint_interval: Duration::from_secs(5),
             record_size_max: (4 << 20) + (64 << 10),
             pending_bytes_max: 64 << 20,
-            hot_bytes: 1 << 30,
             transfer_in_memory: TransferLimit {
                 count: 32,
                 bytes: 256 << 10,

@@ -131,12 +131,37 @@ impl<F: File> LogFiles<F> {
         self.read_lock().iter().filter(overlaps).cloned().collect()
     }
 
+    /// Whether a stretch within one file is in memory.
+    pub(crate) fn resident(&self, position: u64, size: usize) -> bool {
+        let resident = self.with(position, |log_file| {
+            log_file.file.resident(position - log_file.start, size)
+        });
+        resident == Some(true)
+    }
+
+    /// Copies a stretch within one file, if it is in memory.
+    pub(crate) fn read_resident(&self, position: u64, buffer: &mut [u8]) -> Result<bool, DiskError> {
+        self.with(position, |log_file| {
+            log_file.file.read_resident(position - log_file.start, buffer)
+        })
+        .unwrap_or_else(|| Err(self.outside(position)))
+    }
+
     /// A slice of a resident stretch within one file.
     pub(crate) fn read_hot(&self, position: u64, size: usize) -> Result<Bytes, DiskError> {
         self.with(position, |log_file| {
             log_file.file.read_hot(position - log_file.start, size)
         })
         .unwrap_or_else(|| Err(self.outside(position)))
+    }
+
+    /// `[from, until)` will be read soon.
+    pub(crate) fn will_read(&self, from: u64, until: u64) {
+        for log_file in self.covering(from, until) {
+            let start = from.max(log_file.start);
+            let end = until.min(log_file.start + self.file_size);
+            log_file.file.will_read(start - log_file.start, (end - start) as usize);
+        }
     }
 
     /// Reads within one file.

@@ -29,8 +29,11 @@ mod read;
 mod recovery;
 mod retention;
 mod scan;
+mod select;
 mod tasks;
+mod trust;
 mod values;
+mod walkers;
 mod write;
 
 use std::collections::BTreeSet;
@@ -51,6 +54,8 @@ use index::Index;
 use layout::Paths;
 use log::AppendLog;
 use queues::QueueTable;
+use trust::Trust;
+use walkers::Walkers;
 use write::{Dispatcher, Visible, Written};
 
 type FileOf<R> = <<R as Runtime>::Disk as Disk>::File;
@@ -106,8 +111,9 @@ struct Shared<R: Runtime> {
     /// A log file is half made: closing waits for the rest.
     making_file: Watch<bool>,
 
-    /// Records from here on were written or verified by this process.
-    verified_from: u64,
+    trust: RwLock<Trust>,
+    walkers: Mutex<Walkers>,
+    has_walkers: AtomicBool,
     damaged: RwLock<BTreeSet<u64>>,
     recovered_clean: bool,
     index: Option<Index<FileOf<R>>>,

@@ -11,6 +11,8 @@ use super::index::Index;
 use super::layout::Paths;
 use super::log::{AppendLog, LogLimits};
 use super::recovery::{Recovered, recover};
+use super::trust::Trust;
+use super::walkers::Walkers;
 use super::write::{Dispatcher, Written};
 use super::{Arrivals, FileOf, OpenError, Owner, Recovery, Shared, Store, StoreConfig, StoreError, tasks};
 use crate::probe::Fact;
@@ -229,7 +231,9 @@ fn share<R: Runtime>(
         files_end: Watch::new(files_end),
         file_wanted: Notify::new(),
         making_file: Watch::new(false),
-        verified_from: recovered.verified_from,
+        trust: RwLock::new(Trust::from(recovered.verified_from)),
+        walkers: Mutex::new(Walkers::default()),
+        has_walkers: AtomicBool::new(false),
         damaged: RwLock::new(recovered.recovery.damaged.iter().copied().collect()),
         recovered_clean: recovered.recovery.clean,
         index,

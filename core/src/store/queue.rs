@@ -24,6 +24,13 @@ const TAIL_KEPT: usize = 256;
 /// Entries written in one piece.
 const WRITE_COUNT_MAX: usize = 16 * 1024;
 
+/// Entries looked at in one step when they are in a file: 1280 bytes.
+const VISIT_COUNT: usize = 64;
+/// Entries read at once from a file that is not in memory: 64 KiB; and the bytes behind them that are read ahead: the messages of a
+/// tenth of a second.
+const LOAD_COUNT: i64 = 3276;
+const READ_AHEAD_SIZE: u64 = 1 << 20;
+
 /// What a push found.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Pushed {
@@ -101,8 +108,6 @@ impl Tail {
 #[derive(Clone, Debug)]
 struct QueueFile<F> {
     file: F,
-    /// Written or read by this process: its pages are resident.
-    hot: bool,
     synced: bool,
 }
 
@@ -151,16 +156,8 @@ impl<F: File> Queue<F> {
         parts: QueueParts<F>,
     ) -> Queue<F> {
         assert_eq!(file_size % ENTRY_SIZE, 0, "queue files hold whole entries");
-        let newest = parts.files.keys().next_back().copied();
-        let files = parts.files.into_iter().map(|(start, file)| {
-            let hot = Some(start) == newest;
-            let queue_file = QueueFile {
-                file,
-                hot,
-                synced: true,
-            };
-            (start, queue_file)
-        });
+        let files = parts.files.into_iter();
+        let files = files.map(|(start, file)| (start, QueueFile { file, synced: true }));
         Queue {
             topic,
             queue_id,
@@ -225,13 +222,14 @@ impl<F: File> Queue<F> {
         state.tail = Tail::new(next);
     }
 
-    /// Shows up to `count` entries from `offset` on to `visit`. `None` if some are not resident.
-    pub(crate) fn visit_hot(
+    /// Shows up to `count` entries from `offset` on to `visit`. `None` if some are not in memory.
+    pub(crate) fn visit_resident(
         &self,
         offset: i64,
         count: usize,
-        mut visit: impl FnMut(i64, Entry) -> ControlFlow<()>,
+        visit: &mut dyn FnMut(i64, Entry) -> ControlFlow<()>,
     ) -> Option<()> {
+        let mut buffer = [0; VISIT_COUNT * ENTRY_SIZE as usize];
         let state = lock(&self.state);
         let end = state.tail.next().min(offset.saturating_add(count as i64));
         let mut at = offset;
@@ -246,9 +244,12 @@ impl<F: File> Queue<F> {
                 at += 1;
                 continue;
             }
-            let until = end.min(state.tail.start);
-            let bytes = self.read_hot(&state, at, until)?;
-            for chunk in bytes.chunks_exact(ENTRY_SIZE as usize) {
+            let until = end.min(state.tail.start).min(at + VISIT_COUNT as i64);
+            let (start, within, size) = self.locate(at, until);
+            let queue_file = state.files.get(&start)?;
+            let is_resident = queue_file.file.read_resident(within, &mut buffer[..size]);
+            is_resident.ok().filter(|is_resident| *is_resident)?;
+            for chunk in buffer[..size].chunks_exact(ENTRY_SIZE as usize) {
                 let entry = Entry::decode(chunk).unwrap_or(Entry::FILLER);
                 if visit(at, entry).is_break() {
                     return Some(());
@@ -259,16 +260,6 @@ impl<F: File> Queue<F> {
         Some(())
     }
 
-    /// Entries `[from, until)`, fewer if the file ends before; `None` if not resident.
-    fn read_hot(&self, state: &QueueState<F>, from: i64, until: i64) -> Option<Bytes> {
-        let (start, within, size) = self.locate(from, until);
-        let queue_file = state.files.get(&start)?;
-        if !queue_file.hot {
-            return None;
-        }
-        queue_file.file.read_hot(within, size).ok()
-    }
-
     /// File start, position within the file and size in bytes of entries `[from, until)`, cut at the file's end.
     fn locate(&self, from: i64, until: i64) -> (u64, u64, usize) {
         let position = from.max(0) as u64 * ENTRY_SIZE;
@@ -277,26 +268,34 @@ impl<F: File> Queue<F> {
         (position - within, within, size as usize)
     }
 
-    /// Makes entries around `offset` resident. True if a file was read, false if there is nothing to read.
-    pub(crate) async fn warm(&self, offset: i64) -> Result<bool, DiskError> {
-        let (start, _, _) = self.locate(offset, offset + 1);
-        let file = {
+    /// Reads entries from `offset` on, wherever they are, up to [`LOAD_COUNT`] or the end of their file; what follows them will be
+    /// read soon, then. `None` if no file has them.
+    pub(crate) async fn load(&self, offset: i64) -> Result<Option<Bytes>, DiskError> {
+        let (file, within, size) = {
             let state = lock(&self.state);
+            let until = state.tail.next().min(offset.saturating_add(LOAD_COUNT));
+            if (state.tail.start..until).contains(&offset) {
+                let mut bytes = Vec::new();
+                (offset..until)
+                    .filter_map(|offset| state.tail.get(offset))
+                    .for_each(|entry| entry.encode(&mut bytes));
+                return Ok(Some(bytes.into()));
+            }
+            let (start, within, size) = self.locate(offset, until.min(state.tail.start));
             match state.files.get(&start) {
-                Some(queue_file) if !queue_file.hot => queue_file.file.clone(),
-                _ => return Ok(false),
+                Some(queue_file) => (queue_file.file.clone(), within, size),
+                None => return Ok(None),
             }
         };
-        let size = file.len().min(self.file_size) as usize;
-        file.read(0, size).await?;
-        if let Some(queue_file) = lock(&self.state).files.get_mut(&start) {
-            queue_file.hot = true;
-        }
-        Ok(true)
+        let behind = within + size as u64;
+        let room = file.len().saturating_sub(behind);
+        file.will_read(behind, room.min(READ_AHEAD_SIZE) as usize);
+        file.read(within, size).await.map(Some)
     }
 
     /// The entry at `offset`; reads its file if it must.
     pub(crate) async fn entry(&self, offset: i64) -> Result<Option<Entry>, DiskError> {
+        let (_, within, size) = self.locate(offset, offset + 1);
         let file = {
             let state = lock(&self.state);
             if offset < 0 || offset >= state.tail.next() {
@@ -306,12 +305,15 @@ impl<F: File> Queue<F> {
                 return Ok(Some(entry));
             }
             let (start, _, _) = self.locate(offset, offset + 1);
-            match state.files.get(&start) {
-                Some(queue_file) => queue_file.file.clone(),
-                None => return Ok(None),
+            let Some(queue_file) = state.files.get(&start) else {
+                return Ok(None);
+            };
+            let mut buffer = [0; ENTRY_SIZE as usize];
+            if queue_file.file.read_resident(within, &mut buffer[..size])? {
+                return Ok(Entry::decode(&buffer[..size]));
             }
+            queue_file.file.clone()
         };
-        let (_, within, size) = self.locate(offset, offset + 1);
         Ok(Entry::decode(&file.read(within, size).await?))
     }
 
@@ -385,7 +387,6 @@ impl<F: File> Queue<F> {
         state.folder_synced = false;
         let queue_file = QueueFile {
             file: file.clone(),
-            hot: true,
             synced: false,
         };
         state.files.insert(start, queue_file);

@@ -1,153 +1,37 @@
 //! Reading: pulls, single records, look-ups by time. Everything handed out lies below the confirm position.
 //!
-//! A pull is *hot* when its queue entries and records are resident: written or verified by this process and within the
-//! recent window. Then it is a few slices of mapped files, taken on the caller's thread. Anything else is read off the
-//! reactors, and each record is checked before it is handed out.
+//! | the records of a pull | how they are read | limits |
+//! |---|---|---|
+//! | in memory, written or checked by this process | slices of the mapping, on the caller's thread; not looked at | memory |
+//! | in memory otherwise (old ones after a start; fetched from the device) | copied and checked, on the caller's thread | memory |
+//! | not in memory, but the reader walks and the log is read ahead for it | read off the reactors and checked | memory |
+//! | not in memory | read off the reactors and checked | disk |
+//!
+//! So nothing that comes from the device is handed out unchecked, and nobody looks at a mapped byte but the kernel, which answers a
+//! bad sector with an error. What `trust` and `walkers` hold is a few hundred bytes; nothing is kept per message.
 
 use std::ops::ControlFlow;
+use std::sync::atomic::Ordering;
 use std::sync::{Arc, PoisonError};
 
 use bytes::{Bytes, BytesMut};
 
-use super::layout::Entry;
+use super::layout::{ENTRY_SIZE, Entry};
 use super::queue::Queue;
+use super::select::{Picked, Reach, Selection, Taken, by_bounds, extent, runs};
+use super::trust::READ_BACK_SIZE;
+use super::walkers::Visit;
 use super::{Boundary, Bounds, FileOf, GetRequest, GetStatus, Got, Shared, Store, StoreError, TransferLimit};
 use crate::protocol::message::{RecordView, STORE_TIME_PREFIX_SIZE, store_time};
 use crate::runtime::{DiskError, DiskErrorKind, Runtime, WallMillis};
+use crate::sync::lock;
 use crate::types::PhysicalOffset;
 
 /// Fewest entries that one pull examines for a filter, as in Java (16,000 bytes of queue).
 const FILTER_SCAN_COUNT: usize = 800;
 
-/// A stretch of neighbouring records.
-#[derive(Clone, Debug, PartialEq, Eq)]
-struct Run {
-    start: u64,
-    size: usize,
-    /// Sizes of its records.
-    sizes: Vec<u32>,
-}
-
-/// Decides entry by entry what a pull gives. Pure.
-#[derive(Debug)]
-struct Selection<'a> {
-    request: &'a GetRequest<'a>,
-    limit: TransferLimit,
-    log_start: u64,
-    confirmed: u64,
-    next_offset: i64,
-    removed: bool,
-    runs: Vec<Run>,
-    count: usize,
-    bytes: usize,
-}
-
-impl<'a> Selection<'a> {
-    fn new(request: &'a GetRequest<'a>, limit: TransferLimit, log_start: u64, confirmed: u64) -> Selection<'a> {
-        Selection {
-            request,
-            limit: TransferLimit {
-                count: limit.count.min(request.max_count).max(1),
-                bytes: limit.bytes.min(request.max_bytes),
-            },
-            log_start,
-            confirmed,
-            next_offset: request.offset,
-            removed: false,
-            runs: Vec::new(),
-            count: 0,
-            bytes: 0,
-        }
-    }
-
-    /// Takes the entry, steps over it, or ends the pull before it.
-    fn offer(&mut self, offset: i64, entry: Entry, is_damaged: bool) -> ControlFlow<()> {
-        let size = entry.size as usize;
-        if entry.is_filler() || is_damaged {
-            self.next_offset = offset + 1;
-            return ControlFlow::Continue(());
-        }
-        if entry.physical < self.log_start {
-            self.removed = true;
-            self.next_offset = offset + 1;
-            return ControlFlow::Continue(());
-        }
-        if entry.end() > self.confirmed {
-            return ControlFlow::Break(());
-        }
-        if !self.request.filter.passes(entry.tags_code) {
-            self.next_offset = offset + 1;
-            return ControlFlow::Continue(());
-        }
-        let is_full = self.count >= self.limit.count || self.bytes + size > self.limit.bytes;
-        if self.count > 0 && is_full {
-            return ControlFlow::Break(());
-        }
-        match self.runs.last_mut() {
-            Some(run) if run.start + run.size as u64 == entry.physical => {
-                run.size += size;
-                run.sizes.push(entry.size as u32);
-            }
-            _ => self.runs.push(Run {
-                start: entry.physical,
-                size,
-                sizes: vec![entry.size as u32],
-            }),
-        }
-        self.next_offset = offset + 1;
-        self.count += 1;
-        self.bytes += size;
-        if self.count >= self.limit.count {
-            return ControlFlow::Break(());
-        }
-        ControlFlow::Continue(())
-    }
-
-    fn status(&self) -> GetStatus {
-        if self.count > 0 {
-            GetStatus::Found
-        } else if self.next_offset == self.request.offset {
-            GetStatus::OffsetFoundNull
-        } else if self.removed {
-            GetStatus::MessageWasRemoving
-        } else {
-            GetStatus::NoMatchedMessage
-        }
-    }
-
-    fn got(&self, bounds: Bounds, chunks: Vec<Bytes>, count: usize, bytes: usize) -> Got {
-        Got {
-            status: match self.status() {
-                GetStatus::Found if count == 0 => GetStatus::NoMatchedMessage,
-                status => status,
-            },
-            next_offset: self.next_offset,
-            bounds,
-            chunks,
-            count,
-            bytes,
-        }
-    }
-}
-
-/// The answer that the bounds alone give. Source: `store/DefaultMessageStore.java` `getMessage`.
-fn by_bounds(offset: i64, bounds: Bounds) -> Option<Got> {
-    let Bounds { min, max } = bounds;
-    if max == 0 {
-        Some(Got::nothing(GetStatus::NoMessageInQueue, 0, bounds))
-    } else if offset < min {
-        Some(Got::nothing(GetStatus::OffsetTooSmall, min, bounds))
-    } else if offset == max {
-        Some(Got::nothing(GetStatus::OffsetOverflowOne, offset, bounds))
-    } else if offset > max {
-        Some(Got::nothing(GetStatus::OffsetOverflowBadly, max, bounds))
-    } else {
-        None
-    }
-}
-
 impl<R: Runtime> Store<R> {
-    /// A pull that needs no waiting: an answer without messages, or messages that are resident. `None`: use
+    /// A pull that needs no waiting: an answer without messages, or messages that are in memory. `None`: use
     /// [`get`](Store::get).
     pub fn get_hot(&self, request: &GetRequest<'_>) -> Option<Got> {
         let shared = &self.owner.shared;
@@ -158,56 +42,49 @@ impl<R: Runtime> Store<R> {
         if let Some(got) = by_bounds(request.offset, bounds) {
             return Some(got);
         }
-        let mut is_cold = false;
-        let hot_from = shared.hot_from();
         let limit = shared.config.transfer_in_memory;
-        let selection = shared.select(&queue, request, limit, |entry| {
-            is_cold |= entry.physical < hot_from && !entry.is_filler();
-            !is_cold
+        let mut selection = shared.select(request, limit, |visit| {
+            queue.visit_resident(request.offset, scan_count(request), visit)
         })?;
-        if is_cold && selection.count == 0 {
-            return None;
-        }
-        let slices = selection
-            .runs
-            .iter()
-            .map(|run| shared.files.read_hot(run.start, run.size));
-        let chunks = slices.collect::<Result<Vec<_>, _>>().ok()?;
-        Some(selection.got(bounds, chunks, selection.count, selection.bytes))
+        let taken = shared.take_resident(&mut selection).ok()??;
+        shared.note_walk(&selection, false);
+        Some(selection.got(bounds, taken))
     }
 
     /// A pull. Statuses as RocketMQ's; at least one whole message if any matches.
     pub async fn get(&self, request: &GetRequest<'_>) -> Result<Got, StoreError> {
-        let shared = &self.owner.shared;
-        loop {
-            if let Some(got) = self.get_hot(request) {
-                return Ok(got);
-            }
-            let Some(queue) = shared.queues.get(request.topic, request.queue_id) else {
-                continue;
-            };
-            let limit = shared.config.transfer_on_disk;
-            let Some(selection) = shared.select(&queue, request, limit, |_| true) else {
-                if !queue.warm(request.offset).await? {
-                    return Err(StoreError::Queue {
-                        queue: format!("{}-{}", request.topic, request.queue_id),
-                        offset: request.offset,
-                    });
-                }
-                continue;
-            };
-            let bounds = queue.bounds();
-            let mut chunks = Vec::with_capacity(selection.runs.len());
-            let (mut count, mut bytes) = (0, 0);
-            for run in &selection.runs {
-                for chunk in shared.read_run(run).await? {
-                    count += chunk.count;
-                    bytes += chunk.bytes.len();
-                    chunks.push(chunk.bytes);
-                }
-            }
-            return Ok(selection.got(bounds, chunks, count, bytes));
+        if let Some(got) = self.get_hot(request) {
+            return Ok(got);
         }
+        let shared = &self.owner.shared;
+        let Some(queue) = shared.queues.get(request.topic, request.queue_id) else {
+            return Ok(Got::nothing(GetStatus::NoMatchedLogicQueue, 0, Bounds::default()));
+        };
+        let bounds = queue.bounds();
+        if let Some(got) = by_bounds(request.offset, bounds) {
+            return Ok(got);
+        }
+        let limit = shared.config.transfer_in_memory;
+        let resident = shared.select(request, limit, |visit| {
+            queue.visit_resident(request.offset, scan_count(request), visit)
+        });
+        let mut selection = match resident {
+            Some(selection) => selection,
+            None => {
+                // Only the queue's entries were cold, perhaps.
+                let mut selection = shared.select_loaded(&queue, request, limit).await?;
+                if let Some(taken) = shared.take_resident(&mut selection)? {
+                    shared.note_walk(&selection, false);
+                    return Ok(selection.got(bounds, taken));
+                }
+                selection
+            }
+        };
+        if !shared.note_walk(&selection, true) {
+            selection.keep_within(shared.config.transfer_on_disk);
+        }
+        let taken = shared.take_cold(&selection).await?;
+        Ok(selection.got(bounds, taken))
     }
 
     /// The record at a position, checked: whole, with its CRC, saying that it lies there, below the confirm position.
@@ -258,87 +135,197 @@ impl<R: Runtime> Store<R> {
     }
 }
 
-/// Records read from the disk and checked.
-struct Checked {
-    bytes: Bytes,
-    count: usize,
+fn scan_count(request: &GetRequest<'_>) -> usize {
+    request.max_count.max(FILTER_SCAN_COUNT)
 }
 
 impl<R: Runtime> Shared<R> {
-    /// Records from here on are resident, as far as one can tell.
-    fn hot_from(&self) -> u64 {
-        self.verified_from
-            .max(self.confirmed().saturating_sub(self.config.hot_bytes))
-    }
-
-    /// Runs the selection over the queue's entries while `go_on`. `None` if entries are not resident.
+    /// Runs the selection over the entries that `visit_all` shows. `None` if not even the first one can be shown.
     fn select<'a>(
         &self,
-        queue: &Queue<FileOf<R>>,
         request: &'a GetRequest<'a>,
         limit: TransferLimit,
-        mut go_on: impl FnMut(&Entry) -> bool,
+        visit_all: impl FnOnce(&mut dyn FnMut(i64, Entry) -> ControlFlow<()>) -> Option<()>,
     ) -> Option<Selection<'a>> {
-        let log_start = self.files.start().unwrap_or(0);
-        let mut selection = Selection::new(request, limit, log_start, self.confirmed());
-        let scan_count = request.max_count.max(FILTER_SCAN_COUNT);
+        let reach = Reach {
+            log_start: self.files.start().unwrap_or(0),
+            confirmed: self.confirmed(),
+            file_size: self.config.commit_log_file_size,
+        };
+        let mut selection = Selection::new(request, limit, reach);
         let damaged = self.damaged.read().unwrap_or_else(PoisonError::into_inner);
-        let hot = queue.visit_hot(request.offset, scan_count, |offset, entry| {
-            if !go_on(&entry) {
-                return ControlFlow::Break(());
-            }
+        let all_shown = visit_all(&mut |offset, entry| {
             let is_damaged = !damaged.is_empty() && damaged.contains(&entry.physical);
             selection.offer(offset, entry, is_damaged)
         });
         // What was selected before a cold stretch of entries is an answer, too.
-        if hot.is_none() && selection.next_offset == request.offset {
+        if all_shown.is_none() && selection.is_untouched() {
             return None;
         }
         Some(selection)
     }
 
-    /// Reads a stretch; records that fail their check are left out.
-    async fn read_run(&self, run: &Run) -> Result<Vec<Checked>, StoreError> {
-        let mut bytes = match self.files.read(run.start, run.size).await {
-            Ok(bytes) => bytes,
-            // The file was deleted under the reader.
-            Err(error) if error.kind == DiskErrorKind::OutOfRange => return Ok(Vec::new()),
-            Err(error) => return Err(error.into()),
+    /// Runs the selection over entries read off the reactors.
+    async fn select_loaded<'a>(
+        &self,
+        queue: &Queue<FileOf<R>>,
+        request: &'a GetRequest<'a>,
+        limit: TransferLimit,
+    ) -> Result<Selection<'a>, StoreError> {
+        let unreadable = || StoreError::Queue {
+            queue: format!("{}-{}", request.topic, request.queue_id),
+            offset: request.offset,
         };
-        let mut position = run.start;
-        let mut good = vec![Checked {
-            bytes: Bytes::new(),
-            count: 0,
-        }];
-        let mut whole = bytes.clone();
-        let mut kept = 0;
-        for size in &run.sizes {
-            let record = bytes.split_to(*size as usize);
-            let is_good = check(&record, position).is_some();
-            position += u64::from(*size);
-            if is_good {
-                kept += record.len();
-                if let Some(last) = good.last_mut() {
-                    last.count += 1;
+        let loaded = queue.load(request.offset).await?.ok_or_else(unreadable)?;
+        let entries = loaded.chunks_exact(ENTRY_SIZE as usize).take(scan_count(request));
+        let selection = self.select(request, limit, |visit| {
+            for (offset, entry) in (request.offset..).zip(entries) {
+                if visit(offset, Entry::decode(entry).unwrap_or(Entry::FILLER)).is_break() {
+                    break;
                 }
-                continue;
             }
-            log::error!("record at {} is damaged and left out", position - u64::from(*size));
-            if let Some(last) = good.last_mut() {
-                last.bytes = whole.split_to(kept);
+            Some(())
+        });
+        selection.ok_or_else(unreadable)
+    }
+
+    /// Takes the selection's records as far as they are in memory, and cuts it there. `None` if the first one is not.
+    fn take_resident(&self, selection: &mut Selection<'_>) -> Result<Option<Taken>, DiskError> {
+        let Some(first) = selection.picked.first() else {
+            return Ok(Some(Taken::default()));
+        };
+        let is_trusted = self.trusts(first.start, first.end());
+        if !is_trusted {
+            return self.copy_resident(selection);
+        }
+        let taken = self.slice_resident(selection)?;
+        if taken.count == 0 {
+            return Ok(None);
+        }
+        selection.keep(taken.count);
+        Ok(Some(taken))
+    }
+
+    /// Slices of what this process wrote or checked.
+    fn slice_resident(&self, selection: &Selection<'_>) -> Result<Taken, DiskError> {
+        let mut taken = Taken::default();
+        let span = selection.span().unwrap_or_default();
+        let all = self.trusts(span.0, span.1) && self.files.resident(span.0, (span.1 - span.0) as usize);
+        for run in runs(&selection.picked) {
+            let (start, size) = extent(run);
+            let is_ready = all || self.trusts(start, start + size as u64) && self.files.resident(start, size);
+            if !is_ready {
+                break;
             }
-            drop(whole.split_to(record.len()));
-            kept = 0;
-            good.push(Checked {
-                bytes: Bytes::new(),
-                count: 0,
-            });
+            taken.chunks.push(self.files.read_hot(start, size)?);
+            taken.count += run.len();
+            taken.bytes += size;
         }
-        if let Some(last) = good.last_mut() {
-            last.bytes = whole.split_to(kept);
+        Ok(taken)
+    }
+
+    /// Copies of what may have come from the device, checked.
+    fn copy_resident(&self, selection: &mut Selection<'_>) -> Result<Option<Taken>, DiskError> {
+        let mut buffer = BytesMut::zeroed(selection.bytes());
+        let (mut size_read, mut count_read) = (0, 0);
+        for run in runs(&selection.picked) {
+            let (start, size) = extent(run);
+            if !self
+                .files
+                .read_resident(start, &mut buffer[size_read..size_read + size])?
+            {
+                break;
+            }
+            size_read += size;
+            count_read += run.len();
         }
-        good.retain(|checked| checked.count > 0);
-        Ok(good)
+        if count_read == 0 {
+            return Ok(None);
+        }
+        selection.keep(count_read);
+        buffer.truncate(size_read);
+        let mut taken = Taken::default();
+        self.put_checked(buffer.freeze(), &selection.picked, &mut taken);
+        Ok(Some(taken))
+    }
+
+    /// Reads records wherever they are; those that fail their check are left out.
+    async fn take_cold(&self, selection: &Selection<'_>) -> Result<Taken, StoreError> {
+        let mut taken = Taken::default();
+        for run in runs(&selection.picked) {
+            let (start, size) = extent(run);
+            match self.read_any(start, size).await {
+                Ok(bytes) => self.put_checked(bytes, run, &mut taken),
+                // The file was deleted under the reader.
+                Err(error) if error.kind == DiskErrorKind::OutOfRange => {}
+                Err(error) => return Err(error.into()),
+            }
+        }
+        Ok(taken)
+    }
+
+    /// Adds those of the records, which lie one behind the other in `bytes`, that are what they should be.
+    fn put_checked(&self, mut bytes: Bytes, records: &[Picked], taken: &mut Taken) {
+        let mut good = 0;
+        for run in runs(records) {
+            let mut all_good = true;
+            for record in run {
+                let size = record.size as usize;
+                if check(&bytes[good..good + size], record.start).is_some() {
+                    good += size;
+                    taken.count += 1;
+                    continue;
+                }
+                log::error!("record at {} is damaged and left out", record.start);
+                all_good = false;
+                taken.put(bytes.split_to(good));
+                drop(bytes.split_to(size));
+                good = 0;
+            }
+            let (start, size) = extent(run);
+            if all_good {
+                let mut trust = self.trust.write().unwrap_or_else(PoisonError::into_inner);
+                trust.add(start, start + size as u64);
+            }
+        }
+        taken.put(bytes.split_to(good));
+    }
+
+    fn trusts(&self, start: u64, end: u64) -> bool {
+        let trust = self.trust.read().unwrap_or_else(PoisonError::into_inner);
+        trust.covers(start, end)
+    }
+
+    /// Tells the walkers of a pull, and reads ahead. Whether it belongs to a walk that is read ahead for.
+    fn note_walk(&self, selection: &Selection<'_>, is_cold: bool) -> bool {
+        if !is_cold && !self.has_walkers.load(Ordering::Relaxed) {
+            return false;
+        }
+        let Some((start, end)) = selection.span() else {
+            return false;
+        };
+        let confirmed = self.confirmed();
+        if is_cold {
+            let back = end.saturating_add(READ_BACK_SIZE).min(confirmed);
+            let mut trust = self.trust.write().unwrap_or_else(PoisonError::into_inner);
+            trust.remove(start, back);
+        }
+        let visit = Visit {
+            start,
+            end,
+            bytes: selection.bytes() as u64,
+            is_cold,
+        };
+        let noted = {
+            let mut walkers = lock(&self.walkers);
+            let noted = walkers.note(visit, confirmed);
+            self.has_walkers.store(!walkers.is_empty(), Ordering::Relaxed);
+            noted
+        };
+        if let Some((from, until)) = noted.fetch {
+            self.files.will_read(from, until);
+        }
+        noted.is_walker
     }
 
     pub(super) async fn record_at(&self, position: u64) -> Result<Option<Bytes>, StoreError> {
@@ -370,11 +357,13 @@ impl<R: Runtime> Shared<R> {
         Ok(check(&bytes, position).is_some().then_some(bytes))
     }
 
-    /// A slice if resident, else a read.
+    /// A copy, on this thread if the range is in memory.
     pub(super) async fn read_any(&self, position: u64, size: usize) -> Result<Bytes, DiskError> {
-        if position >= self.hot_from() {
-            return self.files.read_hot(position, size);
+        let mut buffer = BytesMut::zeroed(size);
+        if self.files.read_resident(position, &mut buffer)? {
+            return Ok(buffer.freeze());
         }
+        drop(buffer);
         self.files.read(position, size).await
     }
 
@@ -391,91 +380,8 @@ impl<R: Runtime> Shared<R> {
     }
 }
 
-fn check(bytes: &Bytes, position: u64) -> Option<()> {
+fn check(bytes: &[u8], position: u64) -> Option<()> {
     let record = RecordView::parse_checked(bytes).ok()?;
     (record.size() == bytes.len()).then_some(())?;
     record.check_position(position).ok()
-}
-
-#[cfg(test)]
-mod tests {
-    use super::super::TagFilter;
-    use super::*;
-
-    fn request(max_count: usize, max_bytes: usize, filter: TagFilter) -> GetRequest<'static> {
-        GetRequest {
-            topic: "T",
-            queue_id: 0,
-            offset: 0,
-            max_count,
-            max_bytes,
-            filter,
-        }
-    }
-
-    fn entry(physical: u64, tags_code: i64) -> Entry {
-        Entry {
-            physical,
-            size: 100,
-            tags_code,
-        }
-    }
-
-    const LIMIT: TransferLimit = TransferLimit { count: 32, bytes: 1000 };
-
-    #[test]
-    fn at_least_one_message_is_given_however_large() {
-        let request = request(32, 10, TagFilter::All);
-        let mut selection = Selection::new(&request, LIMIT, 0, 10_000);
-        assert!(selection.offer(0, entry(0, 0), false).is_continue());
-        assert!(selection.offer(1, entry(100, 0), false).is_break());
-        assert_eq!((selection.count, selection.next_offset), (1, 1));
-    }
-
-    #[test]
-    fn neighbours_share_a_run_and_filtered_ones_split_it() {
-        let request = request(32, 1000, TagFilter::codes([7]));
-        let mut selection = Selection::new(&request, LIMIT, 0, 10_000);
-        for (offset, code) in [7, 7, 8, 7].into_iter().enumerate() {
-            let _ = selection.offer(offset as i64, entry(offset as u64 * 100, code), false);
-        }
-        let runs: Vec<_> = selection.runs.iter().map(|run| (run.start, run.size)).collect();
-        assert_eq!(runs, [(0, 200), (300, 100)]);
-        assert_eq!(selection.next_offset, 4);
-    }
-
-    #[test]
-    fn nothing_beyond_the_confirm_position_is_selected() {
-        let request = request(32, 1000, TagFilter::All);
-        let mut selection = Selection::new(&request, LIMIT, 0, 150);
-        assert!(selection.offer(0, entry(0, 0), false).is_continue());
-        assert!(selection.offer(1, entry(100, 0), false).is_break());
-        assert_eq!(selection.count, 1);
-    }
-
-    #[test]
-    fn removed_and_damaged_records_are_stepped_over() {
-        let request = request(32, 1000, TagFilter::All);
-        let mut selection = Selection::new(&request, LIMIT, 150, 10_000);
-        assert!(selection.offer(0, entry(100, 0), false).is_continue());
-        assert_eq!(selection.status(), GetStatus::MessageWasRemoving);
-        assert!(selection.offer(1, entry(200, 0), true).is_continue());
-        assert!(selection.offer(2, entry(300, 0), false).is_continue());
-        assert_eq!(
-            (selection.status(), selection.count, selection.next_offset),
-            (GetStatus::Found, 1, 3)
-        );
-    }
-
-    #[test]
-    fn bounds_answer_as_rocketmq_does() {
-        let bounds = Bounds { min: 5, max: 9 };
-        let answer = |offset| by_bounds(offset, bounds).map(|got| (got.status, got.next_offset));
-        assert_eq!(answer(4), Some((GetStatus::OffsetTooSmall, 5)));
-        assert_eq!(answer(9), Some((GetStatus::OffsetOverflowOne, 9)));
-        assert_eq!(answer(10), Some((GetStatus::OffsetOverflowBadly, 9)));
-        assert_eq!(answer(5), None);
-        let empty = by_bounds(3, Bounds::default()).map(|got| (got.status, got.next_offset));
-        assert_eq!(empty, Some((GetStatus::NoMessageInQueue, 0)));
-    }
 }

@@ -230,13 +230,53 @@ impl File for SimFile {
         self.act("stat", &[], |disk, _, _| Ok(disk.inode(self.0.file).modified))
     }
 
+    fn resident(&self, offset: u64, size: usize) -> bool {
+        let Open { process, path, file } = &*self.0;
+        if !process.is_alive() {
+            return false;
+        }
+        process.world.with(|state| {
+            let disk = &mut state.disks[process.node];
+            disk.check_range(path, *file, offset, size).is_ok() && disk.is_resident(*file, offset, size)
+        })
+    }
+
+    fn read_resident(&self, offset: u64, buffer: &mut [u8]) -> Result<bool, DiskError> {
+        let Open { process, path, file } = &*self.0;
+        check_alive(process, path)?;
+        process.world.with(|state| {
+            let disk = &mut state.disks[process.node];
+            disk.check_range(path, *file, offset, buffer.len())?;
+            if !disk.is_resident(*file, offset, buffer.len()) {
+                return Ok(false);
+            }
+            buffer.copy_from_slice(&disk.read_hot(path, *file, offset, buffer.len())?);
+            Ok(true)
+        })
+    }
+
     fn read_hot(&self, offset: u64, size: usize) -> Result<Bytes, DiskError> {
-        check_alive(&self.0.process, &self.0.path)?;
-        let node = self.0.process.node;
-        self.0
-            .process
-            .world
-            .with(|state| state.disks[node].read_hot(&self.0.path, self.0.file, offset, size))
+        let Open { process, path, file } = &*self.0;
+        check_alive(process, path)?;
+        let (bytes, until) = process.world.with(|state| {
+            let now = state.core.local_now(process.node);
+            let disk = &mut state.disks[process.node];
+            disk.check_range(path, *file, offset, size)?;
+            let until = disk.fault_in(now, *file, offset, size);
+            Ok((disk.read_hot(path, *file, offset, size)?, until))
+        })?;
+        self.stall(until);
+        Ok(bytes)
+    }
+
+    fn will_read(&self, offset: u64, size: usize) {
+        let Open { process, path, file } = &*self.0;
+        if check_alive(process, path).is_ok() {
+            let _ = act_on(process, "will-read", path, &[offset, size as u64], |disk, moment, _| {
+                disk.read_ahead(moment.now, *file, offset, size);
+                Ok(())
+            });
+        }
     }
 
     async fn read(&self, offset: u64, size: usize) -> Result<Bytes, DiskError> {

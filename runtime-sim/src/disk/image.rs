@@ -3,7 +3,7 @@
 //! Sparse: pages that were never written take no memory. While a page has unsynced writes, its durable content is kept
 //! beside it; a sync forgets those, a power loss goes back to them and re-applies what happened to reach the device.
 
-use std::collections::{BTreeMap, VecDeque};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::sync::Arc;
 
 use bytes::{Bytes, BytesMut};
@@ -51,6 +51,8 @@ pub(super) struct Image {
     pages: Pages,
     len: u64,
     durable_len: u64,
+    /// Pages in memory.
+    resident: BTreeSet<u64>,
     /// Durable content of the pages that unsynced changes touch; `None` is a hole.
     durable: BTreeMap<u64, Option<Page>>,
     unsynced: VecDeque<Unsynced>,
@@ -107,8 +109,24 @@ impl Image {
         bytes.freeze()
     }
 
+    pub(super) fn is_resident(&self, offset: u64, size: u64) -> bool {
+        pages_of(offset, size).all(|page| self.resident.contains(&page))
+    }
+
+    /// The range was read or written: it is in memory now.
+    pub(super) fn bring_in(&mut self, offset: u64, size: u64) {
+        self.resident.extend(pages_of(offset, size));
+    }
+
+    /// Nothing is in memory any more. What is not on the device yet is known all the same.
+    pub(super) fn evict(&mut self) {
+        self.resident.clear();
+        self.overlay.clear();
+    }
+
     pub(super) fn write(&mut self, at: u64, offset: u64, data: Bytes) {
         let size = data.len() as u64;
+        self.bring_in(offset, size);
         self.remember(offset, size);
         put(&mut self.pages, offset, &data);
         self.write_overlay(offset, &data);
@@ -350,6 +368,7 @@ impl Image {
             };
         }
         self.len = self.durable_len;
+        self.evict();
         self.unsynced_bytes = 0;
         let end = self.len;
         let beyond = self

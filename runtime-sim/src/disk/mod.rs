@@ -30,6 +30,7 @@
 //! | stall | [`World::stall_disk`](crate::World::stall_disk): a write stands still until it is over, and the whole node with it, as when a kernel blocks every worker | survive looking dead: leases expire, then it comes back | C14, C26, C27 |
 //! | bit rot | [`World::rot`](crate::World::rot): bits flip, for readers and on the device | find it by checksum; report, never hand out | C01, C25 |
 //! | lost disk | [`World::wipe_disk`](crate::World::wipe_disk) | start empty; be repaired by replicas | C05 with its budget |
+//! | eviction | [`DiskFaults::evict`]: a file leaves memory just before it is asked for residency; a power loss empties all memory | read from the device, and check what comes from there | C01 |
 //! | dirty limit | [`DiskProfile::dirty_limit_bytes`]: the writer waits for write-back | bound its own unflushed bytes | C27 |
 //! | lock held | a second [`Disk::lock`](orrery_core::runtime::Disk::lock) while the first process lives | refuse to start | C22 |
 //!
@@ -122,6 +123,8 @@ pub struct DiskFaults {
     pub misdirected_write: f64,
     pub sync_error: f64,
     pub sync_lie: f64,
+    /// The file has been evicted from memory when somebody asks whether it is there.
+    pub evict: f64,
     /// Added to every sync.
     pub sync_slow_by: Duration,
 }
@@ -134,6 +137,7 @@ enum Purpose {
     Write = 3,
     Sync = 4,
     Rot = 5,
+    Evict = 6,
 }
 
 #[derive(Clone)]
@@ -548,9 +552,36 @@ impl Disk {
         }
     }
 
-    fn read(&self, path: &Path, file: u64, offset: u64, size: usize) -> Result<Bytes, DiskError> {
+    fn read(&mut self, path: &Path, file: u64, offset: u64, size: usize) -> Result<Bytes, DiskError> {
         self.check_range(path, file, offset, size)?;
-        Ok(self.inodes[&file].image.read(offset, size))
+        let image = &mut self.inode(file).image;
+        image.bring_in(offset, size as u64);
+        Ok(image.read(offset, size))
+    }
+
+    /// Whether a range inside of the file is in memory.
+    fn is_resident(&mut self, file: u64, offset: u64, size: usize) -> bool {
+        if self.faults.evict > 0.0 && self.next_draw(Purpose::Evict, file).happens(self.faults.evict) {
+            self.inode(file).image.evict();
+        }
+        self.inode(file).image.is_resident(offset, size as u64)
+    }
+
+    /// Fetches a range into memory. The device is busy with it; a later read waits for that.
+    fn read_ahead(&mut self, now: u64, file: u64, offset: u64, size: usize) {
+        let size = (size as u64).min(self.len(file).saturating_sub(offset));
+        let start = now.max(self.stalled_until).max(self.busy_until);
+        self.busy_until = start + transfer_ns(size, self.profile.bytes_per_second);
+        self.inode(file).image.bring_in(offset, size);
+    }
+
+    /// A look at a range through its mapping. Returns until when it waits for the device.
+    fn fault_in(&mut self, now: u64, file: u64, offset: u64, size: usize) -> u64 {
+        if self.inode(file).image.is_resident(offset, size as u64) {
+            return now;
+        }
+        self.inode(file).image.bring_in(offset, size as u64);
+        self.done_at(file, now, size as u64, self.profile.latency)
     }
 
     fn read_hot(&self, path: &Path, file: u64, offset: u64, size: usize) -> Result<Bytes, DiskError> {

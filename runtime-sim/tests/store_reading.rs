@@ -1,0 +1,238 @@
+//! Reading what memory has and has not: old records after a power loss, eviction, rot, a device that fails.
+
+use std::path::Path;
+use std::sync::Arc;
+use std::time::Duration;
+
+use orrery_core::protocol::message::{self, Draft, RecordView};
+use orrery_core::runtime::{DiskErrorKind, WallMillis};
+use orrery_core::store::{FlushMode, GetRequest, GetStatus, Got, Store, StoreConfig, StoreError, TagFilter};
+use orrery_runtime_sim::{DiskFaults, SimRuntime, run};
+
+type Sim = Store<SimRuntime>;
+
+const COUNT: i64 = 600;
+
+fn config() -> StoreConfig {
+    StoreConfig {
+        commit_log_file_size: 64 << 10,
+        consume_queue_file_size: 4000,
+        flush_mode: FlushMode::Sync,
+        queue_flush_interval: Duration::from_millis(20),
+        checkpoint_interval: Duration::from_millis(50),
+        delete_hours: Vec::new(),
+        index: false,
+        ..StoreConfig::new("/store")
+    }
+}
+
+async fn open(rt: &SimRuntime) -> Sim {
+    let (store, _) = Store::open(rt, config(), Arc::new(())).await.expect("the store opens");
+    store
+}
+
+/// Says which message it is.
+fn body(queue_id: i32, offset: i64) -> Vec<u8> {
+    let rest = (0..700).map(|index| (index * 7 + offset * 13) as u8 ^ queue_id as u8);
+    offset.to_be_bytes().into_iter().chain(rest).collect()
+}
+
+/// A store with `COUNT` messages in each of `queues` queues, all durable.
+async fn filled(rt: &SimRuntime, queues: i32) -> Sim {
+    let store = open(rt).await;
+    for offset in 0..COUNT {
+        for queue_id in 0..queues {
+            let draft = Draft {
+                topic: "T",
+                queue_id,
+                flag: 0,
+                sys_flag: 0,
+                born_time: WallMillis(1),
+                born_host: "127.0.0.1:1".parse().unwrap(),
+                store_host: "127.0.0.1:2".parse().unwrap(),
+                reconsume_times: 0,
+                prepared_transaction_offset: 0,
+                body: &body(queue_id, offset),
+                properties: "",
+            };
+            let appended = store.append_when_ready(&[draft]).await.expect("appended");
+            store.write_pending().expect("written");
+            if offset + 1 == COUNT {
+                store.flushed(appended.end).await.expect("flushed");
+            }
+        }
+    }
+    store
+}
+
+fn request(queue_id: i32, offset: i64) -> GetRequest<'static> {
+    GetRequest {
+        topic: "T",
+        queue_id,
+        offset,
+        max_count: 32,
+        max_bytes: 1 << 20,
+        filter: TagFilter::All,
+    }
+}
+
+/// Offsets of a pull's messages, after a look at each body.
+fn offsets(queue_id: i32, got: &Got) -> Vec<i64> {
+    let records = got.chunks.iter().flat_map(message::records);
+    let offsets = records.map(|bytes| {
+        let bytes = bytes.unwrap();
+        let record = RecordView::parse_checked(&bytes).unwrap();
+        // Not the record's own word for it: its CRC is that of the body.
+        let offset = i64::from_be_bytes(record.body[..8].try_into().unwrap());
+        assert!(record.body == body(queue_id, offset));
+        offset
+    });
+    offsets.collect()
+}
+
+#[test]
+fn a_reader_of_cold_records_gets_few_until_it_is_known_to_walk() {
+    run(1, |world| async move {
+        let node = world.add_node("broker");
+        filled(&world.runtime(node), 1).await.close().await.unwrap();
+        world.power_loss(node);
+        let store = open(&world.runtime(node)).await;
+        assert!(store.get_hot(&request(0, 0)).is_none(), "nothing is in memory");
+        let mut counts = Vec::new();
+        let mut next = 0;
+        while next < COUNT {
+            let got = store.get(&request(0, next)).await.unwrap();
+            assert_eq!(got.status, GetStatus::Found);
+            let shown = offsets(0, &got);
+            assert_eq!(shown, (next..got.next_offset).collect::<Vec<_>>());
+            counts.push(got.count);
+            next = got.next_offset;
+        }
+        assert_eq!(counts[0], 8, "the limit for the disk");
+        assert!(
+            counts[1..counts.len() - 1].iter().all(|count| *count == 32),
+            "{counts:?}"
+        );
+        for offset in (0..COUNT).step_by(32) {
+            let got = store.get_hot(&request(0, offset)).expect("in memory now");
+            assert_eq!(offsets(0, &got)[0], offset);
+        }
+        store.close().await.unwrap();
+    });
+}
+
+#[test]
+fn what_was_read_ahead_is_in_memory_when_it_is_pulled() {
+    run(2, |world| async move {
+        let node = world.add_node("broker");
+        filled(&world.runtime(node), 1).await.close().await.unwrap();
+        world.power_loss(node);
+        let store = open(&world.runtime(node)).await;
+        let first = store.get(&request(0, 0)).await.unwrap();
+        let second = store.get(&request(0, first.next_offset)).await.unwrap();
+        let mut next = second.next_offset;
+        while next < COUNT {
+            let got = store.get_hot(&request(0, next)).expect("read ahead");
+            assert_eq!(offsets(0, &got)[0], next);
+            next = got.next_offset;
+        }
+        store.close().await.unwrap();
+    });
+}
+
+#[test]
+fn whatever_is_evicted_whenever_each_queue_is_read_in_order() {
+    for seed in 0..6 {
+        run(seed, move |world| async move {
+            let node = world.add_node("broker");
+            let store = filled(&world.runtime(node), 3).await;
+            let evict = [0.05, 0.3, 1.0][seed as usize % 3];
+            let faults = DiskFaults {
+                evict,
+                ..DiskFaults::default()
+            };
+            world.set_disk_faults(node, faults);
+            let mut next = [0; 3];
+            while next.iter().any(|next| *next < COUNT) {
+                for (queue_id, next) in next.iter_mut().enumerate().filter(|(_, next)| **next < COUNT) {
+                    let queue_id = queue_id as i32;
+                    let got = store.get(&request(queue_id, *next)).await.unwrap();
+                    let shown = offsets(queue_id, &got);
+                    assert_eq!(shown, (*next..got.next_offset).collect::<Vec<_>>());
+                    assert!(got.next_offset > *next);
+                    *next = got.next_offset;
+                }
+            }
+            store.close().await.unwrap();
+        });
+    }
+}
+
+#[test]
+fn what_rotted_on_the_device_is_never_handed_out() {
+    let mut left_out = 0;
+    for seed in 0..20 {
+        let outcome = run(seed, move |world| async move {
+            let node = world.add_node("broker");
+            let mut store = filled(&world.runtime(node), 1).await;
+            if seed % 2 == 0 {
+                store.close().await.unwrap();
+                world.power_loss(node);
+                store = open(&world.runtime(node)).await;
+            } else {
+                // Written by this process, but no longer in memory as it wrote it.
+                let faults = DiskFaults {
+                    evict: 1.0,
+                    ..DiskFaults::default()
+                };
+                world.set_disk_faults(node, faults);
+                store.get(&request(0, 0)).await.unwrap();
+                world.set_disk_faults(node, DiskFaults::default());
+            }
+            world.rot(node, Path::new("/store/commitlog"), 30);
+            let mut shown = Vec::new();
+            let mut next = 0;
+            // Twice: cold, and then as it was read ahead and checked.
+            for _ in 0..2 {
+                shown.clear();
+                while next < COUNT {
+                    let got = store.get(&request(0, next)).await.unwrap();
+                    // The body is compared in there.
+                    shown.extend(offsets(0, &got));
+                    assert!(got.next_offset > next);
+                    next = got.next_offset;
+                }
+                assert!(shown.is_sorted());
+                next = 0;
+            }
+            store.close().await.unwrap();
+            COUNT - shown.len() as i64
+        });
+        left_out += outcome.value;
+    }
+    assert!(left_out > 20, "rot that hits nothing shows nothing: {left_out}");
+}
+
+#[test]
+fn a_device_that_cannot_read_is_an_error_of_the_pull_and_passes() {
+    run(3, |world| async move {
+        let node = world.add_node("broker");
+        filled(&world.runtime(node), 1).await.close().await.unwrap();
+        world.power_loss(node);
+        let store = open(&world.runtime(node)).await;
+        let faults = DiskFaults {
+            read_error: 1.0,
+            ..DiskFaults::default()
+        };
+        world.set_disk_faults(node, faults);
+        let failed = store.get(&request(0, 0)).await;
+        assert!(
+            matches!(&failed, Err(StoreError::Disk(error)) if error.kind == DiskErrorKind::Device),
+            "{failed:?}"
+        );
+        world.set_disk_faults(node, DiskFaults::default());
+        let got = store.get(&request(0, 0)).await.unwrap();
+        assert_eq!(offsets(0, &got)[0], 0);
+        store.close().await.unwrap();
+    });
+}
