@@ -11,7 +11,7 @@ STOCK_JVM=(
   --add-opens=java.base/java.lang=ALL-UNNAMED
 )
 
-# cluster_start KIND FLUSH: KIND is orrery or stock, FLUSH is ASYNC_FLUSH or SYNC_FLUSH.
+# cluster_start KIND FLUSH: KIND is orrery or stock, FLUSH is ASYNC_FLUSH or SYNC_FLUSH; CONF_EXTRA holds further lines of broker.conf.
 cluster_start() {
   KIND=$1 FLUSH=$2
   CLUSTER=$(mktemp -d "$WORK/cluster.XXXXXX")
@@ -34,6 +34,7 @@ mappedFileSizeCommitLog=268435456
 maxMessageSize=4194304
 deleteWhen=04
 fileReservedTime=48
+${CONF_EXTRA:-}
 CONF
   if [ "$KIND" = stock ]; then stock_fetch || return 1; fi
   namesrv_start && broker_start
@@ -69,16 +70,22 @@ broker_kill() {
   while kill -0 "$pid" 2>/dev/null; do sleep 0.05; done
 }
 
+# broker_stop: in order, and wait until it is gone.
+broker_stop() { role_stop broker; }
+
 cluster_stop() {
-  local role pid
-  for role in broker namesrv; do
-    [ -f "$CLUSTER/$role.pid" ] || continue
-    pid=$(cat "$CLUSTER/$role.pid")
-    kill "$pid" 2>/dev/null || true
-    for _ in $(seq 100); do kill -0 "$pid" 2>/dev/null || break; sleep 0.1; done
-    kill -9 "$pid" 2>/dev/null || true
-    rm -f "$CLUSTER/$role.pid"
-  done
+  role_stop broker
+  role_stop namesrv
+}
+
+role_stop() {
+  local role=$1 pid
+  [ -f "$CLUSTER/$role.pid" ] || return 0
+  pid=$(cat "$CLUSTER/$role.pid")
+  kill "$pid" 2>/dev/null || true
+  for _ in $(seq 100); do kill -0 "$pid" 2>/dev/null || break; sleep 0.1; done
+  kill -9 "$pid" 2>/dev/null || true
+  rm -f "$CLUSTER/$role.pid"
 }
 
 # background ROLE COMMAND…: output goes to $CLUSTER/ROLE.log, the id to $CLUSTER/ROLE.pid.
