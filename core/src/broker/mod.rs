@@ -41,7 +41,7 @@ use crate::probe::Fact;
 use crate::protocol::Command;
 use crate::remoting::{Connections, Inbound, Limits, Peer, Server};
 use crate::runtime::{Listener as _, NetError, Runtime, TaskSet};
-use crate::store::{Arrivals, OpenError, Store};
+use crate::store::{Arrivals, OpenError, Pending, Store, StoreError};
 
 /// How long a start waits for name servers to know of this broker. Beyond, it serves all the same and goes on trying.
 const REGISTRATION_WAIT: Duration = Duration::from_secs(3);
@@ -58,6 +58,13 @@ pub enum StartError {
     Address(NetError),
     #[error(transparent)]
     Store(#[from] OpenError),
+    #[error(
+        "{root} holds {pending}, which this broker keeps but does not deliver. \
+         Let the official broker finish them, or start with acceptPendingState=true to serve everything else"
+    )]
+    Pending { root: String, pending: Pending },
+    #[error("what is pending in the store cannot be counted: {0}")]
+    PendingUnknown(StoreError),
     #[error("broker's tables cannot be saved")]
     Tables(#[from] SaveError),
 }
@@ -82,6 +89,7 @@ impl<R: Runtime> Broker<R> {
             lost_bytes: recovery.cut_bytes,
         });
         let loaded = persist::load(&runtime, &config).await;
+        check_pending(&config, &store, &loaded.tables.offsets).await?;
         let tables = recovery::tables(&runtime, &config, &store, &recovery, loaded);
 
         let address = config.listen();
@@ -180,6 +188,34 @@ impl<R: Runtime> Broker<R> {
             log::error!("store is not closed in order: {error}");
         }
     }
+}
+
+/// Refuses a store with state that only RocketMQ works on, unless that is accepted. The store is closed in order: what
+/// comes next may be the official broker, and that cuts the log after an unclean stop.
+async fn check_pending<R: Runtime>(
+    config: &BrokerConfig,
+    store: &Store<R>,
+    offsets: &state::offsets::Offsets,
+) -> Result<(), StartError> {
+    let committed = |group: &str, topic: &str, queue_id| offsets.get(group, topic, queue_id).unwrap_or(0);
+    let counted = store.count_pending(committed).await;
+    let root = config.store.root_dir.display();
+    let refused = match counted {
+        Ok(pending) if pending.is_empty() => return Ok(()),
+        Ok(pending) if config.store.accept_pending_state => {
+            log::warn!("{root} holds {pending}: kept, not delivered (acceptPendingState=true)");
+            return Ok(());
+        }
+        Ok(pending) => StartError::Pending {
+            root: root.to_string(),
+            pending,
+        },
+        Err(error) => StartError::PendingUnknown(error),
+    };
+    if let Err(error) = store.close().await {
+        log::error!("store is not closed in order: {error}");
+    }
+    Err(refused)
 }
 
 fn limits(config: &BrokerConfig) -> Limits {

@@ -18,12 +18,17 @@ use serde::de::DeserializeOwned;
 
 use super::operations::Operations;
 use super::state::lineage::{CARRY_TIME, SavedCuts};
+use super::state::offsets::SavedOffsets;
 use super::state::topics::SavedTopics;
 use super::state::{Tables, Touched};
 use crate::config::BrokerConfig;
 use crate::runtime::{Mono, Runtime};
 use crate::store::json;
 use crate::sync::{Notify, Watch};
+
+const OFFSETS_FILE: &str = "consumerOffset.json";
+/// RocketMQ keeps *all* offsets here with `enableLmq=true`, and does not look into the other file.
+const LMQ_OFFSETS_FILE: &str = "lmqConsumerOffset.json";
 
 /// A table that is saved.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -54,7 +59,8 @@ impl Table {
             Table::Topics => "topics.json",
             Table::Groups => "subscriptionGroup.json",
             Table::Locks => "queueLocks.json",
-            Table::Offsets => "consumerOffset.json",
+            Table::Offsets if config.topics.enable_lmq => LMQ_OFFSETS_FILE,
+            Table::Offsets => OFFSETS_FILE,
             Table::Delays => "delayOffset.json",
             Table::Cuts => "queueCuts.json",
         };
@@ -231,7 +237,10 @@ async fn save<R: Runtime>(operations: &Operations<R>, table: Table) -> Result<()
             write(operations, table, &snapshot).await
         }
         Table::Offsets => {
-            let snapshot = operations.tables().offsets.save(now);
+            let snapshot = operations
+                .tables()
+                .offsets
+                .save(now, operations.config.topics.enable_lmq);
             write(operations, table, &snapshot).await
         }
         Table::Cuts => {
@@ -280,7 +289,7 @@ pub(super) async fn load<R: Runtime>(runtime: &R, config: &BrokerConfig) -> Load
     if let Some(saved) = read(runtime, config, Table::Groups).await.unwrap_or_default() {
         report(config, Table::Groups, tables.groups.restore(saved));
     }
-    if let Some(saved) = read(runtime, config, Table::Offsets).await.unwrap_or_default() {
+    if let Some(saved) = read_offsets(runtime, config).await {
         report(config, Table::Offsets, tables.offsets.restore(saved));
     }
     if let Some(saved) = read(runtime, config, Table::Delays).await.unwrap_or_default() {
@@ -297,6 +306,22 @@ pub(super) async fn load<R: Runtime>(runtime: &R, config: &BrokerConfig) -> Load
         },
     };
     loaded
+}
+
+/// Committed offsets; from the file of the other setting of `enableLmq` if there are none in that of the present one.
+async fn read_offsets<R: Runtime>(runtime: &R, config: &BrokerConfig) -> Option<SavedOffsets> {
+    if let Some(saved) = read(runtime, config, Table::Offsets).await.unwrap_or_default() {
+        return Some(saved);
+    }
+    let mut other = config.clone();
+    other.topics.enable_lmq = !config.topics.enable_lmq;
+    let saved = read(runtime, &other, Table::Offsets).await.unwrap_or_default()?;
+    log::warn!(
+        "committed offsets are taken from {}; from now on they are in {}",
+        Table::Offsets.path(&other).display(),
+        Table::Offsets.path(config).display()
+    );
+    Some(saved)
 }
 
 struct Unreadable;

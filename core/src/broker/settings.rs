@@ -38,7 +38,10 @@ pub(super) fn store_config(config: &BrokerConfig) -> StoreConfig {
         delete_hours: config.retention.delete_when.0.clone(),
         clean_interval: config.retention.clean_interval,
         disk_used_percent_max: percent(config.retention.disk_used_percent_max),
-        disk_used_percent_forced: percent(config.retention.disk_used_percent_forcibly),
+        disk_used_percent_forced: match config.retention.clean_file_forcibly_enable {
+            true => percent(config.retention.disk_used_percent_forcibly),
+            false => u64::MAX,
+        },
         disk_used_percent_full: percent(config.retention.disk_used_percent_warning),
         delay_levels_ms: (1..=levels.count()).map(delay_ms).collect(),
         index_slots: config.store.index_hash_slot_count,

@@ -91,6 +91,8 @@ section! {
         message_index_enable: bool = true, "messageIndexEnable" in 0..=1;
         index_hash_slot_count: u32 = 5_000_000, "maxHashSlotNum" in 1..=50_000_000;
         index_entry_count: u32 = 20_000_000, "maxIndexNum" in 2..=100_000_000;
+        /// Ours: serve a store although it holds timers, half messages, POP checkpoints or compacted queues.
+        accept_pending_state: bool = false, "acceptPendingState" in 0..=1;
     }
 }
 
@@ -135,6 +137,8 @@ section! {
         /// Queues of TBW102, the upper bound for topics created by a send.
         default_queue_count: u32 = 8, "defaultTopicQueueNums" in 1..=65_536;
         auto_create_subscription_group: bool = true, "autoCreateSubscriptionGroup" in 0..=1;
+        /// Committed offsets are in `lmqConsumerOffset.json`, those of light groups in a table of their own.
+        enable_lmq: bool = false, "enableLmq" in 0..=1;
         /// Bits: 4 read, 2 write.
         broker_permission: u32 = 6, "brokerPermission" in 0..=7;
     }
@@ -333,6 +337,7 @@ mod tests {
             "haListenPort",
             "storePathCommitLog",
             "sendMessageThreadPoolNums",
+            "acceptPendingState",
         ];
         let stock = parse_properties("stock", STOCK_DEFAULTS).expect("valid");
         for (key, value) in BrokerConfig::default().properties() {

@@ -12,17 +12,21 @@
 //! that is handed out passed its CRC; queue offsets are dense; store times never decrease; the checkpoint claims only
 //! what was synced.
 
+mod batch_queues;
 mod checkpoint;
 mod config;
 mod disk;
 mod dispatch;
+mod extension;
 mod files;
 mod flush;
+pub mod formats;
 mod index;
 pub mod json;
 mod layout;
 mod log;
 mod open;
+mod pending;
 mod queue;
 mod queues;
 mod read;
@@ -41,6 +45,7 @@ use std::sync::atomic::{AtomicBool, AtomicU64};
 use std::sync::{Arc, Mutex, OnceLock, RwLock};
 
 pub use config::{FlushMode, StoreConfig, TransferLimit};
+pub use pending::{Committed, Pending};
 pub use values::{
     AppendError, Appended, Arrivals, Boundary, Bounds, GetRequest, GetStatus, Got, OpenError, Positions, QueueName,
     Recovery, StoreError, StoreInfo, TagFilter,
@@ -49,6 +54,7 @@ pub use values::{
 use crate::runtime::{Disk, DiskError, Runtime, TaskSet, WallMillis};
 use crate::sync::{Notify, Progress, Watch, lock};
 use checkpoint::{Checkpoint, CheckpointFile};
+use extension::Extension;
 use files::LogFiles;
 use index::Index;
 use layout::Paths;
@@ -117,6 +123,8 @@ struct Shared<R: Runtime> {
     damaged: RwLock<BTreeSet<u64>>,
     recovered_clean: bool,
     index: Option<Index<FileOf<R>>>,
+    extension: Extension<FileOf<R>>,
+    pending: OnceLock<Pending>,
     checkpoint: CheckpointFile<FileOf<R>>,
     last_checkpoint: Mutex<Checkpoint>,
     disk_used_percent: AtomicU64,
@@ -209,6 +217,8 @@ impl<R: Runtime> Store<R> {
         }
         if layout::is_folder_name(topic) {
             disk::remove_dir_if_empty(disk, &shared.paths.topic(topic)).await?;
+            shared.extension.delete_topic(disk, topic).await?;
+            extension::remove_queue_folders(disk, &shared.paths.batch_queue.join(topic)).await?;
         }
         Ok(())
     }

@@ -5,8 +5,10 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, OnceLock, RwLock};
 
 use super::checkpoint::{Checkpoint, CheckpointFile};
-use super::disk::{make_dir, open_existing};
+use super::disk::{list, make_dir, open_existing};
+use super::extension::Extension;
 use super::files::LogFiles;
+use super::formats::dledger::DLEDGER_FOLDER_PREFIX;
 use super::index::Index;
 use super::layout::Paths;
 use super::log::{AppendLog, LogLimits};
@@ -34,6 +36,7 @@ impl<R: Runtime> Store<R> {
         check_config(&config)?;
         let paths = Paths::new(&config);
         let disk = runtime.disk();
+        refuse_dledger(disk, &paths).await?;
         make_dir(disk, &paths.root).await?;
         sync_ancestors(disk, &paths.root).await?;
         let store_lock = match disk.lock(&paths.lock).await {
@@ -173,6 +176,20 @@ async fn sync_ancestors<D: Disk>(disk: &D, root: &Path) -> Result<(), OpenError>
     Ok(())
 }
 
+/// A DLedger log (`enableDLegerCommitLog=true`) is no log of ours: nothing of it is touched.
+async fn refuse_dledger<D: Disk>(disk: &D, paths: &Paths) -> Result<(), OpenError> {
+    let entries = list(disk, &paths.root).await?;
+    let folder = entries
+        .iter()
+        .find(|entry| entry.is_dir && entry.name.starts_with(DLEDGER_FOLDER_PREFIX));
+    match folder {
+        Some(folder) => Err(OpenError::Dledger {
+            path: paths.root.join(&folder.name).display().to_string(),
+        }),
+        None => Ok(()),
+    }
+}
+
 /// Leaves the abort marker, durable before anything else changes. Java writes its process id; nobody reads it.
 async fn mark_open<D: Disk>(disk: &D, paths: &Paths) -> Result<(), OpenError> {
     let file = disk.open(&paths.abort, OpenMode::Create).await?;
@@ -209,6 +226,7 @@ fn share<R: Runtime>(
         last_store_time: recovered.last_store_time,
     };
     let files_end = recovered.files.end();
+    let extension = Extension::new(paths.extension.clone());
     let index = config
         .index
         .then(|| Index::new(config.index_slots, config.index_entries, checkpoint.index_time));
@@ -237,6 +255,8 @@ fn share<R: Runtime>(
         damaged: RwLock::new(recovered.recovery.damaged.iter().copied().collect()),
         recovered_clean: recovered.recovery.clean,
         index,
+        extension,
+        pending: OnceLock::new(),
         checkpoint: checkpoint_file,
         last_checkpoint: Mutex::new(checkpoint),
         disk_used_percent: AtomicU64::new(0),

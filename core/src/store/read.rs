@@ -21,7 +21,9 @@ use super::queue::Queue;
 use super::select::{Picked, Reach, Selection, Taken, by_bounds, extent, runs};
 use super::trust::READ_BACK_SIZE;
 use super::walkers::Visit;
-use super::{Boundary, Bounds, FileOf, GetRequest, GetStatus, Got, Shared, Store, StoreError, TransferLimit};
+use super::{
+    Boundary, Bounds, FileOf, GetRequest, GetStatus, Got, Shared, Store, StoreError, TagFilter, TransferLimit,
+};
 use crate::protocol::message::{RecordView, STORE_TIME_PREFIX_SIZE, store_time};
 use crate::runtime::{DiskError, DiskErrorKind, Runtime, WallMillis};
 use crate::sync::lock;
@@ -34,26 +36,46 @@ impl<R: Runtime> Store<R> {
     /// A pull that needs no waiting: an answer without messages, or messages that are in memory. `None`: use
     /// [`get`](Store::get).
     pub fn get_hot(&self, request: &GetRequest<'_>) -> Option<Got> {
+        match self.try_hot(request) {
+            Hot::Got(got) => Some(got),
+            Hot::ColdEntries | Hot::ColdRecords => None,
+        }
+    }
+
+    fn try_hot(&self, request: &GetRequest<'_>) -> Hot {
         let shared = &self.owner.shared;
         let Some(queue) = shared.queues.get(request.topic, request.queue_id) else {
-            return Some(Got::nothing(GetStatus::NoMatchedLogicQueue, 0, Bounds::default()));
+            return Hot::Got(Got::nothing(GetStatus::NoMatchedLogicQueue, 0, Bounds::default()));
         };
         let bounds = queue.bounds();
         if let Some(got) = by_bounds(request.offset, bounds) {
-            return Some(got);
+            return Hot::Got(got);
         }
         let limit = shared.config.transfer_in_memory;
-        let mut selection = shared.select(request, limit, |visit| {
-            queue.visit_resident(request.offset, scan_count(request), visit)
-        })?;
-        let taken = shared.take_resident(&mut selection).ok()??;
+        let mut meets_address = false;
+        let selection = shared.select(request, limit, |visit| {
+            queue.visit_resident(request.offset, scan_count(request), &mut |offset, entry| {
+                if request.filter.needs_extension(entry.tags_code) {
+                    meets_address = true;
+                    return ControlFlow::Break(());
+                }
+                visit(offset, entry)
+            })
+        });
+        let Some(mut selection) = selection.filter(|selection| !meets_address || !selection.is_untouched()) else {
+            return Hot::ColdEntries;
+        };
+        let Ok(Some(taken)) = shared.take_resident(&mut selection) else {
+            return Hot::ColdRecords;
+        };
         shared.note_walk(&selection, false);
-        Some(selection.got(bounds, taken))
+        Hot::Got(selection.got(bounds, taken))
     }
 
     /// A pull. Statuses as RocketMQ's; at least one whole message if any matches.
     pub async fn get(&self, request: &GetRequest<'_>) -> Result<Got, StoreError> {
-        if let Some(got) = self.get_hot(request) {
+        let hot = self.try_hot(request);
+        if let Hot::Got(got) = hot {
             return Ok(got);
         }
         let shared = &self.owner.shared;
@@ -64,6 +86,11 @@ impl<R: Runtime> Store<R> {
         if let Some(got) = by_bounds(request.offset, bounds) {
             return Ok(got);
         }
+        let mut request = request.clone();
+        if matches!(hot, Hot::ColdEntries) {
+            request.filter = shared.filter_with_extension(&queue, &request).await?;
+        }
+        let request = &request;
         let limit = shared.config.transfer_in_memory;
         let resident = shared.select(request, limit, |visit| {
             queue.visit_resident(request.offset, scan_count(request), visit)
@@ -135,6 +162,14 @@ impl<R: Runtime> Store<R> {
     }
 }
 
+/// What there is without waiting.
+enum Hot {
+    Got(Got),
+    /// The first entries are not in memory, or name a place in the extension file.
+    ColdEntries,
+    ColdRecords,
+}
+
 fn scan_count(request: &GetRequest<'_>) -> usize {
     request.max_count.max(FILTER_SCAN_COUNT)
 }
@@ -187,6 +222,30 @@ impl<R: Runtime> Shared<R> {
             Some(())
         });
         selection.ok_or_else(unreadable)
+    }
+
+    /// The request's filter; if the entries that may be examined have addresses, one that knows what stands behind them.
+    async fn filter_with_extension(
+        &self,
+        queue: &Queue<FileOf<R>>,
+        request: &GetRequest<'_>,
+    ) -> Result<TagFilter, StoreError> {
+        let filter = request.filter.clone();
+        if matches!(filter, TagFilter::All) {
+            return Ok(filter);
+        }
+        let loaded = queue.load(request.offset).await?.unwrap_or_default();
+        let entries = loaded.chunks_exact(ENTRY_SIZE as usize).take(scan_count(request));
+        let codes = entries.filter_map(Entry::decode).map(|entry| entry.tags_code);
+        let addresses: Vec<i64> = codes.filter(|code| filter.needs_extension(*code)).collect();
+        if addresses.is_empty() {
+            return Ok(filter);
+        }
+        let disk = self.runtime.disk();
+        let known = self
+            .extension
+            .resolve(disk, request.topic, request.queue_id, &addresses);
+        Ok(filter.with_extension(known.await))
     }
 
     /// Takes the selection's records as far as they are in memory, and cuts it there. `None` if the first one is not.

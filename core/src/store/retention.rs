@@ -4,6 +4,7 @@
 
 use std::sync::atomic::Ordering;
 
+use super::layout::file_name;
 use super::{Shared, StoreConfig, StoreError};
 use crate::runtime::{Disk, File, Runtime, Space, WallMillis};
 
@@ -65,6 +66,7 @@ impl<R: Runtime> Shared<R> {
             if self.files.remove_first(disk).await?.is_none() {
                 break;
             }
+            self.warn_if_needed(oldest.start);
             deleted += 1;
             if deletion == Deletion::Forced && !is_expired {
                 // One at a time: the next turn measures again.
@@ -77,10 +79,28 @@ impl<R: Runtime> Shared<R> {
         Ok(())
     }
 
+    /// A deleted file is gone for what is kept for RocketMQ, too.
+    fn warn_if_needed(&self, start: u64) {
+        let needed = self.pending.get().map_or(u64::MAX, |pending| pending.needed_from);
+        if start + self.config.commit_log_file_size > needed {
+            log::warn!(
+                "commit log file {} is deleted (fileReservedTime, disk watermarks): pending timers, half messages or POP \
+                 checkpoints needed its messages",
+                file_name(start)
+            );
+        }
+    }
+
     async fn trim_queues(&self) -> Result<(), StoreError> {
         let log_start = self.files.start().unwrap_or(0);
         for queue in self.queues.all() {
             queue.trim(self.runtime.disk(), log_start).await?;
+            let first = queue.entry(queue.bounds().min).await?;
+            let tags_code = first.map_or(0, |entry| entry.tags_code);
+            let (topic, queue_id) = (&queue.topic, queue.queue_id);
+            self.extension
+                .trim(self.runtime.disk(), topic, queue_id, tags_code)
+                .await?;
         }
         if let Some(index) = &self.index {
             index.trim(self.runtime.disk(), log_start).await?;

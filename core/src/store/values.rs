@@ -1,11 +1,13 @@
 //! What goes into the store and comes out of it: requests, answers, errors. No behaviour beyond that.
 
+use std::collections::BTreeMap;
 use std::fmt;
 use std::ops::Deref;
 use std::sync::Arc;
 
 use bytes::Bytes;
 
+use super::formats::extension;
 use crate::protocol::message::{DraftError, Placement};
 use crate::runtime::{DiskError, WallMillis};
 use crate::types::PhysicalOffset;
@@ -85,6 +87,11 @@ pub enum OpenError {
     Locked { path: String },
     #[error("commit log file {file} has {actual} bytes, expected are {expected} (mappedFileSizeCommitLog)")]
     FileSize { file: String, actual: u64, expected: u64 },
+    #[error(
+        "{path} holds a log of DLedger (enableDLegerCommitLog=true), whose records cannot be continued as a plain commit log. \
+         Let the official broker serve it until consumers have read it, and start this broker with another storePathRootDir"
+    )]
+    Dledger { path: String },
     #[error("commit log file {expected} is missing before {found}")]
     FileMissing { expected: String, found: String },
     #[error("{0}")]
@@ -132,6 +139,8 @@ pub enum TagFilter {
     All,
     /// Sorted tags codes, as [`java_hash`](crate::protocol::message::java_hash) computes them.
     Codes(Arc<[i64]>),
+    /// The same, and what stands behind some addresses into the extension file.
+    WithExtension(Arc<[i64]>, Arc<BTreeMap<i64, i64>>),
 }
 
 impl TagFilter {
@@ -142,11 +151,27 @@ impl TagFilter {
         TagFilter::Codes(codes.into())
     }
 
-    /// An address into the extension file (at or below -2147483649) says nothing of the tag: it passes.
+    /// An address into the extension file whose unit is not known says nothing of the tag: it passes.
     pub fn passes(&self, tags_code: i64) -> bool {
+        let (codes, tags_code) = match self {
+            TagFilter::All => return true,
+            TagFilter::Codes(codes) => (codes, tags_code),
+            TagFilter::WithExtension(codes, known) => (codes, *known.get(&tags_code).unwrap_or(&tags_code)),
+        };
+        extension::is_address(tags_code) || codes.binary_search(&tags_code).is_ok()
+    }
+
+    /// Whether a tags code is an address that has to be looked up first.
+    pub(crate) fn needs_extension(&self, tags_code: i64) -> bool {
+        matches!(self, TagFilter::Codes(_)) && extension::is_address(tags_code)
+    }
+
+    pub(crate) fn with_extension(self, known: BTreeMap<i64, i64>) -> TagFilter {
         match self {
-            TagFilter::All => true,
-            TagFilter::Codes(codes) => tags_code < i64::from(i32::MIN) || codes.binary_search(&tags_code).is_ok(),
+            TagFilter::All => TagFilter::All,
+            TagFilter::Codes(codes) | TagFilter::WithExtension(codes, _) => {
+                TagFilter::WithExtension(codes, Arc::new(known))
+            }
         }
     }
 }

@@ -67,6 +67,12 @@ impl<R: Runtime> Handlers<R> {
             "unsupportedRequests",
             operations.counters.unsupported.load(Ordering::Relaxed).to_string(),
         );
+        // Counted at the start: kept for RocketMQ, not delivered.
+        let pending = operations.store.pending();
+        set("pendingTimers", pending.timers.to_string());
+        set("pendingHalfMessages", pending.half_messages.to_string());
+        set("pendingPopCheckpoints", pending.pop_checkpoints.to_string());
+        set("pendingCompactedQueues", pending.compacted_queues.to_string());
         let body = KvTable { table };
         Answer::Reply(Command::success(command).with_body(body.write()))
     }

@@ -12,6 +12,7 @@ use super::{ClientHandle, Counters, Operations, Reason, Refusal};
 use crate::broker::state::Tables;
 use crate::broker::state::lineage::Position;
 use crate::broker::state::subscription::{self, Subscription};
+use crate::broker::state::topics;
 use crate::protocol::body::{SubscriptionGroupConfig, TopicConfig};
 use crate::runtime::Runtime;
 use crate::store::{Bounds, GetRequest, GetStatus, Got, TagFilter};
@@ -142,6 +143,9 @@ impl<R: Runtime> Operations<R> {
         if !topic.is_readable() {
             let remark = format!("the topic[{}] pulling message is forbidden", request.topic);
             return Err(Refusal::new(Reason::NoPermission, remark));
+        }
+        if topics::has_batch_queues(&topic) {
+            return Err(Refusal::batch_queues(request.topic));
         }
         if request.queue_id < 0 || request.queue_id >= topic.read_queue_nums {
             let remark = format!(

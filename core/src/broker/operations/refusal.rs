@@ -49,6 +49,13 @@ impl Refusal {
         )
     }
 
+    pub(crate) fn batch_queues(topic: &str) -> Refusal {
+        Refusal::new(
+            Reason::NoPermission,
+            format!("topic[{topic}] has batch queues (queue.type=BatchCQ), which this broker keeps but does not serve"),
+        )
+    }
+
     pub(crate) fn group_missing(group: &str) -> Refusal {
         Refusal::new(Reason::GroupMissing, format!("subscription group not exist, {group}"))
     }

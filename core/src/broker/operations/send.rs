@@ -120,6 +120,9 @@ impl<R: Runtime> Operations<R> {
             Some(config) => config,
             None => self.create_for_send(request).await?,
         };
+        if topics::has_batch_queues(&config) {
+            return Err(Refusal::batch_queues(request.topic));
+        }
         if request.queue_id >= topics::queue_count(&config) {
             return Err(illegal_queue(request.queue_id, &config, client.address));
         }

@@ -19,6 +19,9 @@ struct Committed {
     by: Option<ConnectionId>,
 }
 
+/// Groups of light queues.
+const LMQ_PREFIX: &str = "%LMQ%";
+
 /// Offsets by topic, then group, then queue: each look-up borrows its keys.
 #[derive(Clone, Debug, Default)]
 pub struct Offsets {
@@ -100,11 +103,18 @@ impl Offsets {
         all
     }
 
-    pub fn save(&mut self, now: WallMillis) -> SavedOffsets {
+    /// With `enable_lmq` light groups have a table of their own, as `LmqConsumerOffsetManager.java` has it.
+    pub fn save(&mut self, now: WallMillis, enable_lmq: bool) -> SavedOffsets {
         self.version = self.version.next(now);
         let mut table: BTreeMap<String, BTreeMap<i32, i64>> = BTreeMap::new();
+        let mut lmq_table = BTreeMap::new();
         for (topic, groups) in &self.topics {
             for (group, queues) in groups {
+                if enable_lmq && group.starts_with(LMQ_PREFIX) {
+                    let first = queues.first_key_value().map_or(0, |(_, entry)| entry.offset);
+                    lmq_table.insert(format!("{topic}@{group}"), first);
+                    continue;
+                }
                 let offsets = queues.iter().map(|(queue, entry)| (*queue, entry.offset)).collect();
                 table.insert(format!("{topic}@{group}"), offsets);
             }
@@ -112,13 +122,16 @@ impl Offsets {
         SavedOffsets {
             data_version: self.version,
             offset_table: table,
+            lmq_offset_table: enable_lmq.then_some(lmq_table),
         }
     }
 
     /// Takes over a saved table; keys that are not `topic@group` are left out and returned.
     pub fn restore(&mut self, saved: SavedOffsets) -> Vec<String> {
         let mut refused = Vec::new();
-        for (key, queues) in saved.offset_table {
+        let light = saved.lmq_offset_table.unwrap_or_default().into_iter();
+        let light = light.map(|(key, offset)| (key, BTreeMap::from([(0, offset)])));
+        for (key, queues) in saved.offset_table.into_iter().chain(light) {
             let Some((topic, group)) = key.split_once('@').filter(|(_, group)| !group.contains('@')) else {
                 refused.push(key);
                 continue;
@@ -145,12 +158,15 @@ impl Offsets {
     }
 }
 
-/// `config/consumerOffset.json`.
+/// `config/consumerOffset.json`; with `enableLmq=true` RocketMQ has `lmqConsumerOffset.json` instead.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase", default)]
 pub struct SavedOffsets {
     pub data_version: DataVersion,
     pub offset_table: BTreeMap<String, BTreeMap<i32, i64>>,
+    /// Offsets of light groups, whose topics have one queue.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub lmq_offset_table: Option<BTreeMap<String, i64>>,
 }
 
 #[cfg(test)]
@@ -178,9 +194,24 @@ mod tests {
         let mut offsets = Offsets::default();
         offsets.commit("g", "T", 3, 12, Some(1));
         offsets.commit("g", "%RETRY%g", 0, 2, Some(1));
-        let text = serde_json::to_string(&offsets.save(WallMillis(7))).unwrap();
+        let text = serde_json::to_string(&offsets.save(WallMillis(7), false)).unwrap();
         let mut restored = Offsets::default();
         assert!(restored.restore(serde_json::from_str(&text).unwrap()).is_empty());
+        assert_eq!(restored.entries(), offsets.entries());
+    }
+
+    #[test]
+    fn light_groups_have_a_table_of_their_own_if_they_are_enabled() {
+        let mut offsets = Offsets::default();
+        offsets.commit("%LMQ%g", "%LMQ%g", 0, 5, Some(1));
+        offsets.commit("g", "T", 1, 2, Some(1));
+        let saved = offsets.save(WallMillis(7), true);
+        let light = BTreeMap::from([("%LMQ%g@%LMQ%g".to_owned(), 5)]);
+        assert_eq!(saved.lmq_offset_table, Some(light));
+        assert_eq!(saved.offset_table.len(), 1);
+        assert_eq!(offsets.save(WallMillis(7), false).offset_table.len(), 2);
+        let mut restored = Offsets::default();
+        assert!(restored.restore(saved).is_empty());
         assert_eq!(restored.entries(), offsets.entries());
     }
 }

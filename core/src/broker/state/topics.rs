@@ -48,6 +48,14 @@ pub fn is_inherited(config: &TopicConfig) -> bool {
     config.perm & Permission::INHERIT != 0
 }
 
+/// Whether the topic has batch queues (`queue.type=BatchCQ`), whose format this broker only reads.
+pub fn has_batch_queues(config: &TopicConfig) -> bool {
+    config
+        .attributes
+        .get("queue.type")
+        .is_some_and(|kind| kind == "BatchCQ")
+}
+
 /// How many queue ids a send may name: a queue being drained (read > write) is still addressable.
 pub fn queue_count(config: &TopicConfig) -> i32 {
     config.write_queue_nums.max(config.read_queue_nums)
