@@ -31,10 +31,9 @@ async fn open(rt: &SimRuntime) -> Sim {
     store
 }
 
-/// Says which message it is.
 fn body(queue_id: i32, offset: i64) -> Vec<u8> {
-    let rest = (0..700).map(|index| (index * 7 + offset * 13) as u8 ^ queue_id as u8);
-    offset.to_be_bytes().into_iter().chain(rest).collect()
+    let text = (0..700).map(|index| (index * 7 + offset * 13) as u8 ^ queue_id as u8);
+    offset.to_be_bytes().into_iter().chain(text).collect()
 }
 
 /// A store with `COUNT` messages in each of `queues` queues, all durable.
@@ -82,10 +81,8 @@ fn offsets(queue_id: i32, got: &Got) -> Vec<i64> {
     let offsets = records.map(|bytes| {
         let bytes = bytes.unwrap();
         let record = RecordView::parse_checked(&bytes).unwrap();
-        // Not the record's own word for it: its CRC is that of the body.
-        let offset = i64::from_be_bytes(record.body[..8].try_into().unwrap());
-        assert!(record.body == body(queue_id, offset));
-        offset
+        assert!(record.body == body(queue_id, record.queue_offset));
+        record.queue_offset
     });
     offsets.collect()
 }

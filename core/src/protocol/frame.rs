@@ -167,7 +167,8 @@ fn header_word(frame: &[u8]) -> (u8, usize) {
     ((word >> 24) as u8, (word & 0x00FF_FFFF) as usize)
 }
 
-/// Appends `command` to `out`; its body is `command.body` followed by `chunks`, none of them copied if large.
+/// Appends `command` to `out`; its body is `command.body`, copied if small, followed by `chunks`. Those are neither copied nor
+/// looked at, however small: they may be slices of a mapping, whose bytes only the kernel may touch.
 pub fn encode(command: &Command, chunks: Vec<Bytes>, out: &mut Outgoing) -> Result<(), EncodeError> {
     encode_as(HeaderType::Json, command, chunks, out)
 }
@@ -186,8 +187,8 @@ pub fn encode_as(
     }
     encoded?;
     out.put_body(&command.body);
-    for chunk in &chunks {
-        out.put_body(chunk);
+    for chunk in chunks {
+        out.put_chunk(chunk);
     }
     Ok(())
 }
@@ -221,7 +222,7 @@ fn encode_head(
     Ok(())
 }
 
-/// Frames on their way out: heads and small bodies gathered in one buffer, large bodies as slices in between.
+/// Frames on their way out: heads and small bodies gathered in one buffer, large bodies and chunks as slices in between.
 #[derive(Debug, Default)]
 pub struct Outgoing {
     head: BytesMut,
@@ -231,7 +232,7 @@ pub struct Outgoing {
 }
 
 impl Outgoing {
-    /// Body chunks up to this many bytes are copied: cheaper than an element of a vectored write.
+    /// Bodies up to this many bytes are copied: cheaper than an element of a vectored write.
     pub const COPY_SIZE_MAX: usize = 4096;
 
     pub fn new(limits: Limits) -> Outgoing {
@@ -277,6 +278,14 @@ impl Outgoing {
         } else {
             self.finish_head();
             self.chunks.push_back(body.clone());
+        }
+    }
+
+    fn put_chunk(&mut self, chunk: Bytes) {
+        if !chunk.is_empty() {
+            self.size += chunk.len();
+            self.finish_head();
+            self.chunks.push_back(chunk);
         }
     }
 

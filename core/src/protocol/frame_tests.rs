@@ -145,17 +145,27 @@ fn a_frame_that_claims_much_reserves_nothing() {
 }
 
 #[test]
-fn large_bodies_travel_without_a_copy() {
+fn large_bodies_and_all_chunks_travel_without_a_copy() {
     let large = Bytes::from(vec![7; Outgoing::COPY_SIZE_MAX + 1]);
     let small = Bytes::from_static(b"small");
     let mut out = Outgoing::default();
     let command = Command::request(11);
-    encode(&command, vec![small.clone(), large.clone(), small.clone()], &mut out).unwrap();
-    encode(&command, Vec::new(), &mut out).unwrap();
+    encode(
+        &command.clone().with_body(small.clone()),
+        vec![small.clone(), large.clone()],
+        &mut out,
+    )
+    .unwrap();
+    encode(&command.with_body(large.clone()), vec![Bytes::new()], &mut out).unwrap();
     let size = out.size();
     let chunks: Vec<Bytes> = out.take().drain(..).collect();
-    assert_eq!(chunks.len(), 3);
-    assert_eq!(chunks[1].as_ptr(), large.as_ptr());
+    let pointers = [1, 2, 4].map(|index| chunks[index].as_ptr());
+    assert_eq!(pointers, [small.as_ptr(), large.as_ptr(), large.as_ptr()]);
+    assert!(
+        chunks[0].ends_with(b"small"),
+        "a small body is copied behind its header"
+    );
+    assert_eq!(chunks.len(), 5);
     assert_eq!(chunks.iter().map(Bytes::len).sum::<usize>(), size);
     assert!(out.is_empty());
 }

@@ -51,8 +51,8 @@ pub struct Limits {
     pub connection_count_max: usize,
     /// Bytes read in a turn, after which other tasks run. Default 64 KiB: some 60 sends of 1 KiB, 100 µs of work.
     pub turn_size_max: usize,
-    /// Requests handed to the service together, after which other tasks run. Default 128: bounds the replies of one write, and the
-    /// work that a turn of tiny requests makes.
+    /// Requests handed to the service together, after which other tasks run. Default 128: bounds the replies of one write (as
+    /// pulls with 256 KiB each: 32 MiB of slices, held for at most `write_time_max`), and the work that a turn of tiny requests makes.
     pub turn_count_max: usize,
     /// Requests of a connection that wait for a later answer. Default 10,000: a client of as many queues long-polls each.
     /// Beyond it reading stops until answers leave.

@@ -21,7 +21,7 @@ impl Replies {
         }
     }
 
-    /// Adds a reply whose body is `reply.body` and then `chunks`, which are not copied if large. A reply to a one-way request is
+    /// Adds a reply whose body is `reply.body` and then `chunks`, which are not copied. A reply to a one-way request is
     /// dropped; one that no frame can carry becomes an error reply.
     pub fn push(&mut self, reply: Command, chunks: Vec<Bytes>) {
         if self.one_way.contains(&reply.opaque) {

@@ -9,7 +9,7 @@
 //! it. Nothing is visible beyond the confirm position: end of what is written, or of what is durable with [`FlushMode::Sync`].
 //!
 //! Laws: nothing is acknowledged after a failed write or sync (the log is *poisoned* until it is opened again); a record
-//! that is handed out passed its CRC; queue offsets are dense; store times never decrease; the checkpoint claims only
+//! that came from the device passed its CRC before it is handed out; queue offsets are dense; store times never decrease; the checkpoint claims only
 //! what was synced.
 
 mod batch_queues;

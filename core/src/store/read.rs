@@ -16,6 +16,7 @@ use std::sync::{Arc, PoisonError};
 
 use bytes::{Bytes, BytesMut};
 
+use super::dispatch::places;
 use super::layout::{ENTRY_SIZE, Entry};
 use super::queue::Queue;
 use super::select::{Picked, Reach, Selection, Taken, by_bounds, extent, runs};
@@ -304,7 +305,7 @@ impl<R: Runtime> Shared<R> {
         selection.keep(count_read);
         buffer.truncate(size_read);
         let mut taken = Taken::default();
-        self.put_checked(buffer.freeze(), &selection.picked, &mut taken);
+        self.put_checked(buffer.freeze(), selection.request, &selection.picked, &mut taken);
         Ok(Some(taken))
     }
 
@@ -314,7 +315,7 @@ impl<R: Runtime> Shared<R> {
         for run in runs(&selection.picked) {
             let (start, size) = extent(run);
             match self.read_any(start, size).await {
-                Ok(bytes) => self.put_checked(bytes, run, &mut taken),
+                Ok(bytes) => self.put_checked(bytes, selection.request, run, &mut taken),
                 // The file was deleted under the reader.
                 Err(error) if error.kind == DiskErrorKind::OutOfRange => {}
                 Err(error) => return Err(error.into()),
@@ -324,13 +325,13 @@ impl<R: Runtime> Shared<R> {
     }
 
     /// Adds those of the records, which lie one behind the other in `bytes`, that are what they should be.
-    fn put_checked(&self, mut bytes: Bytes, records: &[Picked], taken: &mut Taken) {
+    fn put_checked(&self, mut bytes: Bytes, request: &GetRequest<'_>, records: &[Picked], taken: &mut Taken) {
         let mut good = 0;
         for run in runs(records) {
             let mut all_good = true;
             for record in run {
                 let size = record.size as usize;
-                if check(&bytes[good..good + size], record.start).is_some() {
+                if self.is_good(&bytes[good..good + size], request, record) {
                     good += size;
                     taken.count += 1;
                     continue;
@@ -348,6 +349,20 @@ impl<R: Runtime> Shared<R> {
             }
         }
         taken.put(bytes.split_to(good));
+    }
+
+    /// Whole, with its CRC, and (what no CRC covers) saying that it lies there and belongs to this offset of this queue.
+    fn is_good(&self, bytes: &[u8], request: &GetRequest<'_>, picked: &Picked) -> bool {
+        let Some(record) = check(bytes, picked.start) else {
+            return false;
+        };
+        let is_own = record.topic == request.topic
+            && record.queue_id == request.queue_id
+            && record.queue_offset == picked.offset;
+        is_own
+            || places(&record, &self.config.delay_levels_ms).any(|place| {
+                place.topic == request.topic && place.queue_id == request.queue_id && place.offset == picked.offset
+            })
     }
 
     fn trusts(&self, start: u64, end: u64) -> bool {
@@ -439,8 +454,9 @@ impl<R: Runtime> Shared<R> {
     }
 }
 
-fn check(bytes: &[u8], position: u64) -> Option<()> {
+fn check(bytes: &[u8], position: u64) -> Option<RecordView<'_>> {
     let record = RecordView::parse_checked(bytes).ok()?;
     (record.size() == bytes.len()).then_some(())?;
-    record.check_position(position).ok()
+    record.check_position(position).ok()?;
+    Some(record)
 }

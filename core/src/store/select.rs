@@ -31,7 +31,7 @@ pub(super) struct Reach {
 /// Decides entry by entry what a pull gives.
 #[derive(Debug)]
 pub(super) struct Selection<'a> {
-    request: &'a GetRequest<'a>,
+    pub(super) request: &'a GetRequest<'a>,
     limit: TransferLimit,
     reach: Reach,
     pub(super) next_offset: i64,

@@ -121,7 +121,7 @@ impl Image {
     /// Nothing is in memory any more. What is not on the device yet is known all the same.
     pub(super) fn evict(&mut self) {
         self.resident.clear();
-        self.overlay.clear();
+        self.drop_overlay();
     }
 
     pub(super) fn write(&mut self, at: u64, offset: u64, data: Bytes) {

@@ -555,6 +555,9 @@ impl Disk {
     fn read(&mut self, path: &Path, file: u64, offset: u64, size: usize) -> Result<Bytes, DiskError> {
         self.check_range(path, file, offset, size)?;
         let image = &mut self.inode(file).image;
+        if image.is_resident(offset, size as u64) {
+            return Ok(image.read_mapped(offset, size));
+        }
         image.bring_in(offset, size as u64);
         Ok(image.read(offset, size))
     }
