@@ -98,16 +98,13 @@ impl<R: Runtime> Store<R> {
         });
         let mut selection = match resident {
             Some(selection) => selection,
-            None => {
-                // Only the queue's entries were cold, perhaps.
-                let mut selection = shared.select_loaded(&queue, request, limit).await?;
-                if let Some(taken) = shared.take_resident(&mut selection)? {
-                    shared.note_walk(&selection, false);
-                    return Ok(selection.got(bounds, taken));
-                }
-                selection
-            }
+            None => shared.select_loaded(&queue, request, limit).await?,
         };
+        // Only the queue's entries were cold, perhaps.
+        if let Ok(Some(taken)) = shared.take_resident(&mut selection) {
+            shared.note_walk(&selection, false);
+            return Ok(selection.got(bounds, taken));
+        }
         if !shared.note_walk(&selection, true) {
             selection.keep_within(shared.config.transfer_on_disk);
         }
