@@ -1,17 +1,32 @@
-//! The store's two hot paths on this machine: appending a connection's turn of messages and writing them in one go, and
-//! pulling what was just written. On a memory disk if there is one: the device is not measured here.
+//! The store's hot paths on this machine, each beside the least that it could cost. On a memory disk if there is one: the
+//! device is not measured here (benches `flush` and `sync` do that).
+//!
+//! | case | |
+//! |---|---|
+//! | `append and write N x 1 KiB` | a connection's turn: positions, CRC, encoding, one group write, dispatch to the queues |
+//! | `limit: copy N x 1 KiB` | a copy of the same records in memory |
+//! | `limit: pwrite N x 1 KiB` | one plain pwrite of the same records |
+//! | `pull 32 x 1 KiB, hot` | what was just written, sliced |
+//! | `recover 64 MiB` | opening after a kill: every record read, checked and dispatched again |
+//! | `limit: read 64 MiB` | plain reads of the same files, 1 MiB each, with a CRC-32 over them |
 
+use std::fs::File;
+use std::hint::black_box;
+use std::os::unix::fs::FileExt;
 use std::path::Path;
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
-use criterion::{Criterion, Throughput, criterion_group, criterion_main};
-use orrery_core::protocol::message::Draft;
+use criterion::measurement::WallTime;
+use criterion::{BenchmarkGroup, Criterion, Throughput, criterion_group, criterion_main};
+use orrery_core::protocol::message::{self, Draft};
 use orrery_core::runtime::WallMillis;
 use orrery_core::store::{AppendError, GetRequest, GetStatus, Store, StoreConfig, TagFilter};
 use orrery_runtime_real::Real;
 
 const BODY_SIZE: usize = 1024;
+/// About what a record of these bodies takes.
+const RECORD_SIZE: usize = 1230;
 const PROPERTIES: &str =
     "UNIQ_KEY\u{1}7F0000010001AAAABBBBCCCCDDDD0000\u{2}KEYS\u{1}order-4711\u{2}TAGS\u{1}TagA\u{2}WAIT\u{1}true\u{2}";
 
@@ -56,6 +71,96 @@ fn turn(runtime: &tokio::runtime::Runtime, store: &Store<Real>, body: &[u8], cou
     store.write_pending().expect("written");
 }
 
+/// The same bytes copied, and written by plain calls.
+fn limits(group: &mut BenchmarkGroup<'_, WallTime>, folder: &Path, count: u64) {
+    const FILE_SIZE: u64 = 64 << 20;
+    let records = vec![7; (count as usize) * RECORD_SIZE];
+    let mut copy = vec![0; records.len()];
+    group.bench_function(format!("limit: copy {count} x 1 KiB"), |bencher| {
+        bencher.iter(|| {
+            copy.copy_from_slice(black_box(&records));
+            black_box(copy.last().copied())
+        });
+    });
+    let path = folder.join("plain");
+    let file = File::create(&path).expect("a file");
+    let mut at = 0;
+    group.bench_function(format!("limit: pwrite {count} x 1 KiB"), |bencher| {
+        bencher.iter(|| {
+            if at + records.len() as u64 > FILE_SIZE {
+                // Fresh pages, as the log has them.
+                file.set_len(0).expect("cut");
+                at = 0;
+            }
+            file.write_all_at(&records, at).expect("written");
+            at += records.len() as u64;
+        });
+    });
+    std::fs::remove_file(path).expect("removed");
+}
+
+/// Opens a store that was killed with 64 MiB of records behind its checkpoint.
+fn recovery(criterion: &mut Criterion) {
+    const FILE_SIZE: u64 = 32 << 20;
+    let runtime = tokio::runtime::Builder::new_multi_thread()
+        .worker_threads(1)
+        .enable_all()
+        .build()
+        .expect("tokio");
+    let folder = folder();
+    let root = folder.path().join("store");
+    let config = || StoreConfig {
+        commit_log_file_size: FILE_SIZE,
+        checkpoint_interval: Duration::from_secs(3600),
+        index: false,
+        ..StoreConfig::new(root.clone())
+    };
+    let open = || {
+        let real = Real::on(runtime.handle().clone());
+        runtime
+            .block_on(Store::open(&real, config(), Arc::new(())))
+            .expect("opens")
+    };
+    let body = vec![7; BODY_SIZE];
+    let (store, _) = open();
+    let checkpoint = std::fs::read(root.join("checkpoint")).expect("a checkpoint");
+    while store.info().log_end < 2 * FILE_SIZE {
+        turn(&runtime, &store, &body, 64);
+    }
+    drop(store);
+    let mut group = criterion.benchmark_group("recovery");
+    group.sample_size(10).throughput(Throughput::Bytes(2 * FILE_SIZE));
+    group.bench_function("recover 64 MiB", |bencher| {
+        bencher.iter_custom(|iterations| {
+            let mut spent = Duration::ZERO;
+            for _ in 0..iterations {
+                std::fs::write(root.join("checkpoint"), &checkpoint).expect("written");
+                let started = Instant::now();
+                let (store, recovery) = open();
+                spent += started.elapsed();
+                assert!(recovery.scanned_bytes >= 2 * FILE_SIZE - 8192, "{recovery:?}");
+                drop(store);
+            }
+            spent
+        });
+    });
+    group.bench_function("limit: read 64 MiB", |bencher| {
+        bencher.iter(|| {
+            let mut buffer = vec![0; 1 << 20];
+            let mut crc = 0;
+            for start in [0, FILE_SIZE] {
+                let file = File::open(root.join("commitlog").join(format!("{start:020}"))).expect("a file");
+                for at in (0..FILE_SIZE).step_by(buffer.len()) {
+                    file.read_exact_at(&mut buffer, at).expect("read");
+                    crc ^= message::body_crc(&buffer);
+                }
+            }
+            crc
+        });
+    });
+    group.finish();
+}
+
 fn bench(criterion: &mut Criterion) {
     let runtime = tokio::runtime::Builder::new_multi_thread()
         .worker_threads(1)
@@ -84,6 +189,7 @@ fn bench(criterion: &mut Criterion) {
         group.bench_function(format!("append and write {count} x 1 KiB"), |bencher| {
             bencher.iter(|| turn(&runtime, &store, &body, count as i32));
         });
+        limits(&mut group, folder.path(), count);
     }
     turn(&runtime, &store, &body, 8 * 64);
     let max = store.bounds("BenchmarkTest", 0).expect("messages").max;
@@ -107,5 +213,5 @@ fn bench(criterion: &mut Criterion) {
     runtime.block_on(store.close()).expect("closed");
 }
 
-criterion_group!(benches, bench);
+criterion_group!(benches, bench, recovery);
 criterion_main!(benches);

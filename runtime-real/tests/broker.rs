@@ -23,6 +23,8 @@ fn config(dir: &Path, flush: FlushDiskType) -> BrokerConfig {
     config.network.bind_address = "127.0.0.1".parse().expect("an address");
     config.store.root_dir = dir.join("store");
     config.flush.disk_type = flush;
+    // However full the disk of whoever tests.
+    config.retention.disk_used_percent_warning = 100;
     config
 }
 

@@ -131,6 +131,11 @@ async fn append_for_ever(rt: SimRuntime, store: Store<SimRuntime>, plan: Plan, w
         let appended = match store.append_when_ready(&drafts).await {
             Ok(appended) => appended,
             Err(AppendError::Store(error)) => return ended(&plan, &error),
+            // Nothing was stored; the store tries again.
+            Err(AppendError::NoFile(_)) => {
+                rt.sleep(Duration::from_millis(10)).await;
+                continue;
+            }
             Err(error) => panic!("writer {writer}: {error}"),
         };
         let promised = match store.write_pending() {

@@ -41,7 +41,7 @@ use crate::probe::Fact;
 use crate::protocol::Command;
 use crate::remoting::{Connections, Inbound, Limits, Peer, Server};
 use crate::runtime::{Listener as _, NetError, Runtime, TaskSet};
-use crate::store::{Arrivals, OpenError, Pending, Store, StoreError};
+use crate::store::{Arrivals, OpenError, Pending, Store, StoreConfig, StoreError};
 
 /// How long a start waits for name servers to know of this broker. Beyond, it serves all the same and goes on trying.
 const REGISTRATION_WAIT: Duration = Duration::from_secs(3);
@@ -83,7 +83,7 @@ impl<R: Runtime> Broker<R> {
     pub async fn start(runtime: R, config: BrokerConfig) -> Result<Broker<R>, StartError> {
         let polls = Arc::new(LongPolls::<HeldPull>::new(config.admission.pull_queue_capacity));
         let arrivals: Arc<dyn Arrivals> = polls.clone();
-        let (store, recovery) = Store::open(&runtime, settings::store_config(&config), arrivals).await?;
+        let (store, recovery) = Store::open(&runtime, StoreConfig::from(&config), arrivals).await?;
         runtime.announce(Fact::Recovered {
             end: recovery.log_end,
             lost_bytes: recovery.cut_bytes,

@@ -108,6 +108,10 @@ section! {
         consume_queue_interval: Duration = Duration::from_secs(1), "flushIntervalConsumeQueue" in 1..=DAY_MS;
         /// A synchronous send that is not flushed by then is answered FLUSH_DISK_TIMEOUT.
         sync_timeout: Duration = Duration::from_secs(5), "syncFlushTimeout" in 1..=DAY_MS;
+        /// A write of the log that takes longer than this makes sends be answered SYSTEM_BUSY until it is over.
+        page_cache_busy: Duration = Duration::from_secs(1), "osPageCacheBusyTimeOutMills" in 1..=DAY_MS;
+        /// Ours, with SYNC_FLUSH: bytes ahead of the log's end that are zeroed on the device in advance; 0 switches it off.
+        zeros_ahead_bytes: u64 = 64 << 20, "zerosAheadBytes" in 0..=1024 * MEBIBYTE;
         consumer_offset_interval: Duration = Duration::from_secs(5), "flushConsumerOffsetInterval" in 10..=DAY_MS;
         delay_offset_interval: Duration = Duration::from_secs(10), "flushDelayOffsetInterval" in 10..=DAY_MS;
     }
@@ -124,6 +128,8 @@ section! {
         disk_used_percent_forcibly: u32 = 85, "diskSpaceCleanForciblyRatio" in 10..=100;
         /// Above this share, sends are refused.
         disk_used_percent_warning: u32 = 90, "diskSpaceWarningLevelRatio" in 10..=100;
+        /// Ours: with fewer bytes of the disk free, sends are refused, whatever the shares say. 0: only the shares count.
+        disk_free_bytes_min: u64 = 0, "diskSpaceFreeBytesMin" in 0..=i64::MAX;
         clean_file_forcibly_enable: bool = true, "cleanFileForciblyEnable" in 0..=1;
         clean_interval: Duration = Duration::from_secs(10), "cleanResourceInterval" in 10..=DAY_MS;
         delete_files_per_turn: usize = 10, "deleteFileBatchMax" in 1..=10_000;
@@ -338,6 +344,8 @@ mod tests {
             "storePathCommitLog",
             "sendMessageThreadPoolNums",
             "acceptPendingState",
+            "zerosAheadBytes",
+            "diskSpaceFreeBytesMin",
         ];
         let stock = parse_properties("stock", STOCK_DEFAULTS).expect("valid");
         for (key, value) in BrokerConfig::default().properties() {

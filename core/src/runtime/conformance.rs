@@ -611,6 +611,9 @@ pub async fn zeroing_a_range_leaves_the_rest<R: Runtime>(stage: Stage<R>) {
     assert!(bytes == expected);
     file.write_at(200, &[b"again"]).expect("room");
     assert_eq!(file.read_hot(199, 7).expect("in range"), "\0again\0");
+    file.fill(202, 30_000).await.expect("room");
+    assert_eq!(file.read_hot(199, 7).expect("in range"), "\0ag\0\0\0\0");
+    assert_eq!(file.len(), 30_202);
 }
 
 pub async fn what_was_written_or_read_is_resident<R: Runtime>(stage: Stage<R>) {

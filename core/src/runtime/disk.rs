@@ -71,11 +71,20 @@ pub struct Entry {
     pub is_dir: bool,
 }
 
-/// Size of the file system that holds a path.
+/// Size of the file system that holds a path, without what is reserved for the system.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Space {
     pub total_bytes: u64,
     pub available_bytes: u64,
+}
+
+/// What was asked of the disks since the process began.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct DiskTotals {
+    pub write_bytes: u64,
+    pub write_calls: u64,
+    /// Of files and directories.
+    pub sync_calls: u64,
 }
 
 /// The file systems of one node. Paths are the caller's; a simulated node has a root of its own.
@@ -96,6 +105,10 @@ pub trait Disk: Clone + Send + Sync + 'static {
     fn list(&self, path: &Path) -> impl Future<Output = Result<Vec<Entry>, DiskError>> + Send;
     fn sync_dir(&self, path: &Path) -> impl Future<Output = Result<(), DiskError>> + Send;
     fn space(&self, path: &Path) -> impl Future<Output = Result<Space, DiskError>> + Send;
+    /// For operators' eyes only; a runtime that does not count says zeros.
+    fn totals(&self) -> DiskTotals {
+        DiskTotals::default()
+    }
     /// Takes an exclusive lock on the file at `path` (created if absent), or fails with [`DiskErrorKind::Locked`].
     fn lock(&self, path: &Path) -> impl Future<Output = Result<Self::Lock, DiskError>> + Send;
 }
@@ -143,6 +156,15 @@ pub trait File: Clone + Send + Sync + 'static {
 
     /// Overwrites a range with zeros (not durable before `sync`).
     fn zero_range(&self, offset: u64, size: u64) -> impl Future<Output = Result<(), DiskError>> + Send;
+
+    /// Writes zeros to a range and makes them durable, off the reactors and in blocks of their own: a later sync of records there
+    /// has nothing but the records to write. Space is as [`allocate`](File::allocate) left it.
+    fn fill(&self, offset: u64, size: u64) -> impl Future<Output = Result<(), DiskError>> + Send {
+        async move {
+            self.zero_range(offset, size).await?;
+            self.sync().await
+        }
+    }
 
     /// Makes data and length durable (fdatasync), off the reactors. After an error nothing is known about what
     /// was written since the last success.

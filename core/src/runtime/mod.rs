@@ -19,7 +19,7 @@ use std::net::SocketAddr;
 use std::time::Duration;
 
 pub use clock::{Mono, WallMillis};
-pub use disk::{Disk, DiskError, DiskErrorKind, Entry, File, OpenMode, Space};
+pub use disk::{Disk, DiskError, DiskErrorKind, DiskTotals, Entry, File, OpenMode, Space};
 pub use net::{Listener, NetError, NetErrorKind, Reader, Stream, Writer};
 pub use task::{Elapsed, Task, TaskEnd, TaskSet};
 

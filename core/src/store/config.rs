@@ -65,6 +65,13 @@ pub struct StoreConfig {
     pub disk_used_percent_forced: u64,
     /// Percent from which appends are refused. Default 90.
     pub disk_used_percent_full: u64,
+    /// Free bytes of the disk below which appends are refused, whatever the percentage. Default 0: only the percentage counts.
+    pub disk_free_bytes_min: u64,
+    /// A group write under way for longer than this makes appends be refused as busy. Default 1 s.
+    pub page_cache_busy: Duration,
+    /// With synchronous flush: bytes ahead of the end that hold zeros on the device before records come, so that an fdatasync
+    /// has no fresh extents to convert. Default 64 MiB; 0 switches it off.
+    pub zeros_ahead_bytes: u64,
     /// Delay levels in milliseconds, level 1 first: the consume queues of `SCHEDULE_TOPIC_XXXX` carry delivery times.
     pub delay_levels_ms: Vec<i64>,
     /// Slots and entries of a key index file. Default 5,000,000 and 20,000,000.
@@ -122,6 +129,9 @@ impl StoreConfig {
             disk_used_percent_max: 75,
             disk_used_percent_forced: 85,
             disk_used_percent_full: 90,
+            disk_free_bytes_min: 0,
+            page_cache_busy: Duration::from_secs(1),
+            zeros_ahead_bytes: 64 << 20,
             delay_levels_ms,
             index_slots: 5_000_000,
             index_entries: 20_000_000,
@@ -151,7 +161,7 @@ impl From<&BrokerConfig> for StoreConfig {
         StoreConfig {
             commit_log_dir: broker.store.commit_log_dir.clone(),
             commit_log_file_size: broker.store.commit_log_file_bytes,
-            consume_queue_file_size: broker.store.consume_queue_file_bytes,
+            consume_queue_file_size: broker.consume_queue_file_bytes(),
             flush_mode: match broker.flush.disk_type {
                 FlushDiskType::Sync => FlushMode::Sync,
                 FlushDiskType::Async => FlushMode::Async,
@@ -178,6 +188,9 @@ impl From<&BrokerConfig> for StoreConfig {
                 false => u64::MAX,
             },
             disk_used_percent_full: u64::from(broker.retention.disk_used_percent_warning),
+            disk_free_bytes_min: broker.retention.disk_free_bytes_min,
+            page_cache_busy: broker.flush.page_cache_busy,
+            zeros_ahead_bytes: broker.flush.zeros_ahead_bytes,
             delete_files_max: broker.retention.delete_files_per_turn,
             delay_levels_ms,
             index_slots: broker.store.index_hash_slot_count,

@@ -4,7 +4,7 @@
 
 use std::collections::VecDeque;
 use std::path::{Path, PathBuf};
-use std::sync::{PoisonError, RwLock};
+use std::sync::{Arc, PoisonError, RwLock};
 
 use bytes::Bytes;
 
@@ -23,6 +23,15 @@ pub(crate) enum Zeros {
     IfNeeded,
     /// Also if zeros are read: they may be those of an earlier cut that never reached the device.
     Always,
+}
+
+/// How far there are files to append to.
+#[derive(Clone, Debug)]
+pub(crate) struct FilesEnd {
+    /// End of the last file; `u64::MAX` once the store is closed.
+    pub(crate) end: u64,
+    /// Why the next one could not be made, until it is.
+    pub(crate) error: Option<Arc<str>>,
 }
 
 #[derive(Clone, Debug)]

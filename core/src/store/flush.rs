@@ -36,7 +36,7 @@ impl<R: Runtime> Store<R> {
         if shared.flushed.position() >= end.0 {
             return Ok(());
         }
-        shared.write_pending()?;
+        self.written(end).await?;
         if shared.may_sync_in_place() && shared.begin_flush() {
             let result = shared.flush_in_place();
             shared.end_flush();

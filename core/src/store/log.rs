@@ -43,6 +43,8 @@ pub(crate) struct AppendLog<T> {
     end: u64,
     /// End of the last file that exists.
     files_end: u64,
+    /// Nothing is appended beyond this for now: somebody writes zeros there.
+    barrier: Option<u64>,
     last_store_time: WallMillis,
     segments: Vec<Segment>,
     pending_bytes: usize,
@@ -63,6 +65,7 @@ impl<T> AppendLog<T> {
             limits,
             end,
             files_end,
+            barrier: None,
             last_store_time,
             segments: Vec::new(),
             pending_bytes: 0,
@@ -93,7 +96,7 @@ impl<T> AppendLog<T> {
         let used = self.end % file_size;
         let fits = used + size + blank <= file_size;
         let start = if fits { self.end } else { self.end - used + file_size };
-        if start + size + blank > self.files_end {
+        if !self.is_ready(start + size + blank) {
             return Err(AppendError::NotReady);
         }
         if !fits {
@@ -104,6 +107,20 @@ impl<T> AppendLog<T> {
             start,
             store_time: self.last_store_time,
         })
+    }
+
+    /// Whether bytes up to `end` may be appended: there is a file, and nobody writes zeros into it.
+    pub(crate) fn is_ready(&self, end: u64) -> bool {
+        end <= self.files_end && self.barrier.is_none_or(|barrier| end <= barrier)
+    }
+
+    /// Keeps appends from passing a position, or lets them again.
+    pub(crate) fn set_barrier(&mut self, barrier: Option<u64>) {
+        assert!(
+            barrier.is_none_or(|barrier| barrier >= self.end),
+            "a barrier lies ahead of the end"
+        );
+        self.barrier = barrier;
     }
 
     /// Where the records that were just reserved are encoded to; then [`commit`](AppendLog::commit).
@@ -157,6 +174,10 @@ impl<T> AppendLog<T> {
             end: self.end,
             last_store_time: self.last_store_time,
         })
+    }
+
+    pub(crate) fn has_pending(&self) -> bool {
+        !self.segments.is_empty()
     }
 
     /// Gives the buffers of a written group back.
@@ -263,6 +284,21 @@ mod tests {
         assert_eq!(put(&mut log, 992, 1).unwrap().start, 0);
         assert!(matches!(put(&mut log, 1, 1), Err(AppendError::NotReady)));
         assert_eq!(log.end(), 992);
+    }
+
+    #[test]
+    fn nothing_passes_a_barrier_while_it_stands() {
+        let mut log = log(0, 2000);
+        log.set_barrier(Some(500));
+        assert_eq!(put(&mut log, 400, 1).unwrap().start, 0);
+        assert!(matches!(put(&mut log, 93, 1), Err(AppendError::NotReady)));
+        assert!(
+            matches!(put(&mut log, 900, 1), Err(AppendError::NotReady)),
+            "nor by a roll"
+        );
+        assert_eq!(put(&mut log, 92, 1).unwrap().start, 400);
+        log.set_barrier(None);
+        assert_eq!(put(&mut log, 900, 1).unwrap().start, 1000);
     }
 
     #[test]

@@ -27,6 +27,7 @@ mod layout;
 mod log;
 mod open;
 mod pending;
+mod pressure;
 mod queue;
 mod queues;
 mod read;
@@ -39,6 +40,7 @@ mod trust;
 mod values;
 mod walkers;
 mod write;
+mod zeros;
 
 use std::collections::BTreeSet;
 use std::sync::atomic::{AtomicBool, AtomicU64};
@@ -55,10 +57,12 @@ use crate::runtime::{Disk, DiskError, Runtime, TaskSet, WallMillis};
 use crate::sync::{Notify, Progress, Watch, lock};
 use checkpoint::{Checkpoint, CheckpointFile};
 use extension::Extension;
-use files::LogFiles;
+use files::{FilesEnd, LogFiles};
 use index::Index;
 use layout::Paths;
 use log::AppendLog;
+pub use pressure::RefusalCounts;
+use pressure::{DiskGauge, RefusalCounters, WriteClock};
 use queues::QueueTable;
 use trust::Trust;
 use walkers::Walkers;
@@ -102,6 +106,10 @@ struct Shared<R: Runtime> {
     log: Mutex<AppendLog<Visible<R>>>,
     dispatcher: Mutex<Dispatcher<R>>,
     written: Mutex<Written>,
+    /// End of what is written, to be waited for; fails when the log is poisoned.
+    on_file: Progress<StoreError>,
+    /// A writer has done its share and leaves the rest to the task that writes.
+    write_wanted: Notify,
 
     /// Position up to which everything is durable; fails when the log is poisoned.
     flushed: Progress<StoreError>,
@@ -112,10 +120,12 @@ struct Shared<R: Runtime> {
 
     confirmed: AtomicU64,
     /// End of the last log file: advanced by the task that makes files.
-    files_end: Watch<u64>,
+    files_end: Watch<FilesEnd>,
     file_wanted: Notify,
     /// A log file is half made: closing waits for the rest.
     making_file: Watch<bool>,
+    /// Zeros are being written ahead of the end; the log has a barrier there. Closing waits for it.
+    zeroing: Watch<bool>,
 
     trust: RwLock<Trust>,
     walkers: Mutex<Walkers>,
@@ -127,7 +137,9 @@ struct Shared<R: Runtime> {
     pending: OnceLock<Pending>,
     checkpoint: CheckpointFile<FileOf<R>>,
     last_checkpoint: Mutex<Checkpoint>,
-    disk_used_percent: AtomicU64,
+    disk_gauge: DiskGauge,
+    write_clock: WriteClock,
+    refusals: RefusalCounters,
     write_groups: AtomicU64,
     flush_groups: AtomicU64,
 
@@ -145,6 +157,7 @@ impl<R: Runtime> Shared<R> {
             error
         });
         self.flushed.fail(first.clone());
+        self.on_file.fail(first.clone());
         first.clone()
     }
 
@@ -184,7 +197,12 @@ impl<R: Runtime> Store<R> {
             appended_bytes,
             write_groups: shared.write_groups.load(Relaxed),
             flush_groups: shared.flush_groups.load(Relaxed),
-            disk_used_percent: shared.disk_used_percent.load(Relaxed),
+            disk_used_percent: shared.disk_gauge.used_percent(),
+            refused: shared.refusals.counts(),
+            write_busy_ms: shared
+                .write_clock
+                .elapsed(|| shared.runtime.mono())
+                .map_or(0, |busy| busy.as_millis() as u64),
             poisoned: shared.poison.get().is_some(),
         }
     }

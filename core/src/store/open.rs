@@ -7,11 +7,12 @@ use std::sync::{Arc, Mutex, OnceLock, RwLock};
 use super::checkpoint::{Checkpoint, CheckpointFile};
 use super::disk::{list, make_dir, open_existing};
 use super::extension::Extension;
-use super::files::LogFiles;
+use super::files::{FilesEnd, LogFiles};
 use super::formats::dledger::DLEDGER_FOLDER_PREFIX;
 use super::index::Index;
 use super::layout::Paths;
 use super::log::{AppendLog, LogLimits};
+use super::pressure::{DiskGauge, RefusalCounters, WriteClock};
 use super::recovery::{Recovered, recover};
 use super::trust::Trust;
 use super::walkers::Walkers;
@@ -105,9 +106,13 @@ impl<R: Runtime> Store<R> {
         let result = shared.write_group();
         // What makes it works on after a cancellation: it must not outlive the lock of the directory.
         shared.making_file.until(|making| !making).await;
+        shared.zeroing.until(|zeroing| !zeroing).await;
         let mut tasks = std::mem::take(&mut *lock(&self.owner.tasks));
         tasks.shutdown().await;
-        shared.files_end.set(u64::MAX);
+        shared.files_end.set(FilesEnd {
+            end: u64::MAX,
+            error: None,
+        });
         let result = match result {
             Ok(()) => shared.settle().await,
             Err(error) => Err(error),
@@ -241,14 +246,20 @@ fn share<R: Runtime>(
         log: Mutex::new(AppendLog::new(limits, end, files_end, recovered.last_store_time)),
         dispatcher: Mutex::new(Dispatcher::new(written)),
         written: Mutex::new(written),
+        on_file: Progress::new(end),
+        write_wanted: Notify::new(),
         flushed: Progress::new(end),
         flush_wanted: Notify::new(),
         flushing: AtomicBool::new(false),
         lone_flushes: AtomicU64::new(0),
         confirmed: AtomicU64::new(end),
-        files_end: Watch::new(files_end),
+        files_end: Watch::new(FilesEnd {
+            end: files_end,
+            error: None,
+        }),
         file_wanted: Notify::new(),
         making_file: Watch::new(false),
+        zeroing: Watch::new(false),
         trust: RwLock::new(Trust::from(recovered.verified_from)),
         walkers: Mutex::new(Walkers::default()),
         has_walkers: AtomicBool::new(false),
@@ -259,7 +270,9 @@ fn share<R: Runtime>(
         pending: OnceLock::new(),
         checkpoint: checkpoint_file,
         last_checkpoint: Mutex::new(checkpoint),
-        disk_used_percent: AtomicU64::new(0),
+        disk_gauge: DiskGauge::new(),
+        write_clock: WriteClock::default(),
+        refusals: RefusalCounters::default(),
         write_groups: AtomicU64::new(0),
         flush_groups: AtomicU64::new(0),
         poison: OnceLock::new(),

@@ -2,11 +2,9 @@
 //!
 //! Source: `store/DefaultMessageStore.java` `CleanCommitLogService`.
 
-use std::sync::atomic::Ordering;
-
 use super::layout::file_name;
 use super::{Shared, StoreConfig, StoreError};
-use crate::runtime::{Disk, File, Runtime, Space, WallMillis};
+use crate::runtime::{Disk, File, Runtime, WallMillis};
 
 /// Why files may go now.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -34,17 +32,11 @@ fn hour_of_day(now: WallMillis, utc_offset_hours: i64) -> u8 {
     (now.0.div_euclid(HOUR_MS) + utc_offset_hours).rem_euclid(24) as u8
 }
 
-fn used_percent(space: Space) -> u64 {
-    let used = space.total_bytes.saturating_sub(space.available_bytes);
-    used.saturating_mul(100).checked_div(space.total_bytes).unwrap_or(0)
-}
-
 impl<R: Runtime> Shared<R> {
     /// One turn: measures the disk, deletes what may go, corrects the queues.
     pub(super) async fn clean(&self) -> Result<(), StoreError> {
         let disk = self.runtime.disk();
-        let used_percent = used_percent(disk.space(&self.paths.commit_log).await?);
-        self.disk_used_percent.store(used_percent, Ordering::Relaxed);
+        let used_percent = self.disk_gauge.note(disk.space(&self.paths.commit_log).await?);
         let now = self.runtime.wall();
         let deletion = decide(&self.config, now, used_percent);
         if deletion == Deletion::None {
@@ -128,15 +120,5 @@ mod tests {
     fn hours_follow_the_offset_to_utc() {
         assert_eq!(hour_of_day(WallMillis(23 * 3_600_000), 2), 1);
         assert_eq!(hour_of_day(WallMillis(-1), 0), 23);
-    }
-
-    #[test]
-    fn a_disk_of_no_size_is_not_full() {
-        let space = |total_bytes, available_bytes| Space {
-            total_bytes,
-            available_bytes,
-        };
-        assert_eq!(used_percent(space(0, 0)), 0);
-        assert_eq!(used_percent(space(200, 50)), 75);
     }
 }

@@ -9,8 +9,10 @@ use std::time::Duration;
 use futures_util::{FutureExt, pin_mut, select_biased};
 
 use super::checkpoint::Checkpoint;
+use super::files::FilesEnd;
 use super::flush::{FlushState, is_due};
 use super::index::index_loop;
+use super::zeros::zeros_loop;
 use super::{FlushMode, Shared, StoreError};
 use crate::runtime::{Disk, DiskErrorKind, Runtime, TaskSet};
 use crate::sync::lock;
@@ -22,7 +24,9 @@ pub(super) fn start<R: Runtime>(shared: &Arc<Shared<R>>) -> TaskSet<R> {
     let mut tasks = TaskSet::new();
     let runtime = &shared.runtime;
     tasks.spawn(runtime, "store-flush", flush_loop(Arc::clone(shared)));
+    tasks.spawn(runtime, "store-write", write_loop(Arc::clone(shared)));
     tasks.spawn(runtime, "store-files", files_loop(Arc::clone(shared)));
+    tasks.spawn(runtime, "store-zeros", zeros_loop(Arc::clone(shared)));
     tasks.spawn(runtime, "store-queues", queues_loop(Arc::clone(shared)));
     tasks.spawn(runtime, "store-clean", clean_loop(Arc::clone(shared)));
     if shared.index.is_some() {
@@ -71,6 +75,17 @@ async fn flush_loop<R: Runtime>(shared: Arc<Shared<R>>) {
     }
 }
 
+/// Writes what senders leave behind that have written enough for others.
+async fn write_loop<R: Runtime>(shared: Arc<Shared<R>>) {
+    loop {
+        shared.write_wanted.notified().await;
+        if shared.write_or_leave(1).is_err() {
+            return;
+        }
+        shared.runtime.yield_now().await;
+    }
+}
+
 /// Keeps one whole log file ahead of the end.
 async fn files_loop<R: Runtime>(shared: Arc<Shared<R>>) {
     while let Some(wanted) = shared.next_file() {
@@ -79,14 +94,23 @@ async fn files_loop<R: Runtime>(shared: Arc<Shared<R>>) {
             continue;
         };
         let created = shared.files.create(shared.runtime.disk(), start).await;
-        if let Ok(files_end) = &created {
-            lock(&shared.log).extend_files(*files_end);
-            shared.files_end.set(*files_end);
-        }
         shared.making_file.set(false);
-        if let Err(error) = created {
-            log::warn!("next commit log file: {error}");
-            shared.runtime.sleep(RETRY_PAUSE).await;
+        match created {
+            Ok(end) => {
+                lock(&shared.log).extend_files(end);
+                shared.files_end.set(FilesEnd { end, error: None });
+            }
+            Err(error) => {
+                log::warn!(
+                    "next commit log file, tried again in {} s: {error}",
+                    RETRY_PAUSE.as_secs()
+                );
+                shared.files_end.set(FilesEnd {
+                    end: start,
+                    error: Some(error.to_string().into()),
+                });
+                shared.runtime.sleep(RETRY_PAUSE).await;
+            }
         }
     }
 }

@@ -8,6 +8,7 @@ use std::sync::Arc;
 use bytes::Bytes;
 
 use super::formats::extension;
+use super::pressure::RefusalCounts;
 use crate::protocol::message::{DraftError, Placement};
 use crate::runtime::{DiskError, WallMillis};
 use crate::types::PhysicalOffset;
@@ -52,8 +53,18 @@ pub enum AppendError {
     NotReady,
     #[error("{pending} bytes wait to be written, allowed are {limit}")]
     Busy { pending: usize, limit: usize },
-    #[error("disk is {used_percent} % full, appends end at {limit_percent} %")]
+    /// A group write has been under way for longer than it may be: the page cache, or the disk below, does not follow.
+    #[error(
+        "a write of the log has been under way for {busy_ms} ms, allowed are {limit_ms} (osPageCacheBusyTimeOutMills)"
+    )]
+    PageCacheBusy { busy_ms: u64, limit_ms: u64 },
+    #[error("disk is {used_percent} % full, appends end at {limit_percent} % (diskSpaceWarningLevelRatio)")]
     DiskFull { used_percent: u64, limit_percent: u64 },
+    #[error("disk has {free_bytes} bytes free, appends end below {limit_bytes} (diskSpaceFreeBytesMin)")]
+    DiskSpaceLow { free_bytes: u64, limit_bytes: u64 },
+    /// The next log file could not be made. It is tried again every second.
+    #[error("next commit log file cannot be made: {0}")]
+    NoFile(Arc<str>),
     /// [`append_at`](super::Store::append_at) only: the records belong elsewhere.
     #[error("records are for {given}, the log ends at {end}")]
     Position { given: u64, end: u64 },
@@ -69,7 +80,7 @@ pub enum AppendError {
 pub enum StoreError {
     /// A write or sync of the log has failed: what is on the device is unknown. Nothing is acknowledged until the store
     /// has been opened again, which verifies it.
-    #[error("log is poisoned until it is opened again: {0}")]
+    #[error("log is poisoned until the broker is started again, which verifies it: {0}")]
     Poisoned(Arc<str>),
     #[error("store is closed")]
     Closed,
@@ -296,5 +307,8 @@ pub struct StoreInfo {
     pub write_groups: u64,
     pub flush_groups: u64,
     pub disk_used_percent: u64,
+    pub refused: RefusalCounts,
+    /// How long the group write under way has taken so far.
+    pub write_busy_ms: u64,
     pub poisoned: bool,
 }

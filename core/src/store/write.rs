@@ -1,10 +1,11 @@
 //! Appending and writing: the path of every send, synchronous up to the page cache.
 
 use std::collections::VecDeque;
-use std::sync::Arc;
 use std::sync::atomic::Ordering;
+use std::sync::{Arc, MutexGuard, TryLockError};
 
 use super::dispatch::{TagsCode, is_queued};
+use super::files::FilesEnd;
 use super::layout::{Entry, is_folder_name};
 use super::log::{AppendLog, Group, Reserved};
 use super::queue::{Pushed, Queue};
@@ -15,6 +16,9 @@ use crate::protocol::message::{self, Draft, DraftError, Placement};
 use crate::runtime::{Runtime, WallMillis};
 use crate::sync::lock;
 use crate::types::PhysicalOffset;
+
+/// Groups that a sender writes at most, his own included, before the task that writes takes over.
+const WRITE_ROUNDS_MAX: usize = 4;
 
 /// A record that gets a queue entry once the confirm position passes its end.
 pub(super) struct Visible<R: Runtime> {
@@ -57,11 +61,20 @@ struct Prepared {
 
 impl<R: Runtime> Store<R> {
     /// Gives the drafts their places, all in one log file, and encodes them into memory. Nothing may be acknowledged
-    /// before [`write_pending`](Store::write_pending). Refused drafts leave the log as it was.
+    /// before it is [`written`](Store::written). Refused drafts leave the log as it was.
     pub fn append(&self, drafts: &[Draft<'_>]) -> Result<Appended, AppendError> {
+        let appended = self.try_append(drafts);
+        if let Err(error) = &appended {
+            self.owner.shared.refusals.count(error);
+        }
+        appended
+    }
+
+    fn try_append(&self, drafts: &[Draft<'_>]) -> Result<Appended, AppendError> {
         let shared = &self.owner.shared;
         shared.check()?;
-        shared.check_space()?;
+        shared.disk_gauge.check(&shared.config)?;
+        shared.check_busy()?;
         match drafts {
             [] => Err(AppendError::Empty),
             [draft] => {
@@ -100,7 +113,7 @@ impl<R: Runtime> Store<R> {
         }
         let room = file_size - position.0 % file_size;
         let places = shared.check_records(position.0, room, records)?;
-        if position.0 + records.len() as u64 + message::BLANK_SIZE as u64 > log.files_end() {
+        if !log.is_ready(position.0 + records.len() as u64 + message::BLANK_SIZE as u64) {
             shared.file_wanted.notify();
             return Err(AppendError::NotReady);
         }
@@ -128,22 +141,32 @@ impl<R: Runtime> Store<R> {
         })
     }
 
-    /// Waits until the log file that an append found missing is there.
-    pub async fn ready(&self) -> Result<(), StoreError> {
+    /// Waits until the log file that an append found missing is there, or cannot be made, or the zeros that were in its way are
+    /// written.
+    pub async fn ready(&self) -> Result<(), AppendError> {
         let shared = &self.owner.shared;
         shared.check()?;
+        shared.zeroing.until(|zeroing| !zeroing).await;
         let wanted = {
             let log = lock(&shared.log);
             let file_size = shared.config.commit_log_file_size;
             log.end() - log.end() % file_size + 2 * file_size
         };
         shared.file_wanted.notify();
-        let end = shared.files_end.until(|end| *end >= wanted || *end == u64::MAX).await;
-        if end == u64::MAX {
+        let is_over = |files: &FilesEnd| files.end >= wanted || files.error.is_some();
+        let files = shared.files_end.until(is_over).await;
+        if files.end == u64::MAX {
             shared.check()?;
-            return Err(StoreError::Closed);
+            return Err(StoreError::Closed.into());
         }
-        Ok(())
+        match files.error {
+            Some(error) if files.end < wanted => {
+                let error = AppendError::NoFile(error);
+                shared.refusals.count(&error);
+                Err(error)
+            }
+            _ => Ok(()),
+        }
     }
 
     /// As [`append`](Store::append), waiting for the next log file if need be.
@@ -156,24 +179,37 @@ impl<R: Runtime> Store<R> {
         }
     }
 
-    /// Writes everything appended so far, by anyone, in one go. Once it has returned, a kill of the process loses none
-    /// of it; with asynchronous flush it is visible.
+    /// Writes everything appended so far, by anyone, in one go, and returns when everything before `end` is written: a kill
+    /// of the process loses none of it; with asynchronous flush it is visible. While somebody else writes, his thread does
+    /// this one's share, too, and none waits but for that.
+    pub async fn written(&self, end: PhysicalOffset) -> Result<(), StoreError> {
+        let shared = &self.owner.shared;
+        shared.check()?;
+        shared.write_or_leave(WRITE_ROUNDS_MAX)?;
+        shared.on_file.reached(end.0).await
+    }
+
+    /// As [`written`](Store::written) for everything appended so far, on this thread, which waits for whoever writes.
     pub fn write_pending(&self) -> Result<(), StoreError> {
-        self.owner.shared.write_pending()
+        let shared = &self.owner.shared;
+        shared.check()?;
+        shared.write_group()
     }
 }
 
 impl<R: Runtime> Shared<R> {
-    fn check_space(&self) -> Result<(), AppendError> {
-        let used_percent = self.disk_used_percent.load(Ordering::Relaxed);
-        let limit_percent = self.config.disk_used_percent_full;
-        if used_percent > limit_percent {
-            return Err(AppendError::DiskFull {
-                used_percent,
-                limit_percent,
-            });
+    /// Whether the group write under way has taken too long already.
+    fn check_busy(&self) -> Result<(), AppendError> {
+        let Some(busy) = self.write_clock.elapsed(|| self.runtime.mono()) else {
+            return Ok(());
+        };
+        if busy <= self.config.page_cache_busy {
+            return Ok(());
         }
-        Ok(())
+        Err(AppendError::PageCacheBusy {
+            busy_ms: busy.as_millis() as u64,
+            limit_ms: self.config.page_cache_busy.as_millis() as u64,
+        })
     }
 
     fn prepare(&self, draft: &Draft<'_>) -> Result<Prepared, AppendError> {
@@ -322,14 +358,39 @@ impl<R: Runtime> Shared<R> {
         )))
     }
 
-    pub(super) fn write_pending(&self) -> Result<(), StoreError> {
-        self.check()?;
-        self.write_group()
+    /// Writes what is pending, unless somebody is writing: then it is his. What others append meanwhile is written here, too,
+    /// up to `rounds` groups; then the task that writes goes on, so that nobody works for others for ever.
+    pub(super) fn write_or_leave(&self, rounds: usize) -> Result<(), StoreError> {
+        for _ in 0..rounds {
+            // Whoever has it looks once more after he let it go: nothing pending is left behind.
+            let writer = match self.writer.try_lock() {
+                Ok(writer) => writer,
+                Err(TryLockError::WouldBlock) => return Ok(()),
+                Err(TryLockError::Poisoned(writer)) => writer.into_inner(),
+            };
+            self.write_locked(&writer)?;
+            drop(writer);
+            if !lock(&self.log).has_pending() {
+                return Ok(());
+            }
+        }
+        self.write_wanted.notify();
+        Ok(())
     }
 
     /// One write of everything pending. Once we hold the writer, what others have taken is written.
     pub(super) fn write_group(&self) -> Result<(), StoreError> {
         let writer = lock(&self.writer);
+        self.write_locked(&writer)?;
+        drop(writer);
+        if lock(&self.log).has_pending() {
+            // Left to us meanwhile.
+            return self.write_or_leave(WRITE_ROUNDS_MAX);
+        }
+        Ok(())
+    }
+
+    fn write_locked(&self, _writer: &MutexGuard<'_, ()>) -> Result<(), StoreError> {
         if let Some(error) = self.poison.get() {
             return Err(error.clone());
         }
@@ -343,10 +404,14 @@ impl<R: Runtime> Shared<R> {
             last_store_time,
         } = group;
         let start = segments.first().map_or(end, |segment| segment.start);
+        self.write_clock.start(self.runtime.mono());
+        let mut result = Ok(());
         for segment in &segments {
-            if let Err(error) = self.files.write(segment.start, &segment.bytes) {
-                return Err(self.poisoned(&error));
-            }
+            result = result.and_then(|()| self.files.write(segment.start, &segment.bytes));
+        }
+        self.write_clock.stop();
+        if let Err(error) = result {
+            return Err(self.poisoned(&error));
         }
         *lock(&self.written) = Written { end, last_store_time };
         self.write_groups.fetch_add(1, Ordering::Relaxed);
@@ -356,7 +421,8 @@ impl<R: Runtime> Shared<R> {
         if self.config.flush_mode == FlushMode::Async {
             self.confirm(Written { end, last_store_time });
         }
-        drop(writer);
+        // Last: whoever waited finds it visible.
+        self.on_file.advance(end);
         Ok(())
     }
 

@@ -64,7 +64,9 @@ impl<R: Runtime> Handlers<R> {
     /// Writes what the turn appended, then answers it or has it answered.
     pub(super) async fn acknowledge(&self, peer: &Peer, receipts: Vec<(Receipt, Command)>, replies: &mut Replies) {
         let operations = &self.operations;
-        if let Err(error) = operations.store.write_pending() {
+        let last = receipts.iter().map(|(receipt, _)| receipt.stored.end()).max();
+        let written = operations.store.written(last.unwrap_or_default()).await;
+        if let Err(error) = written {
             // Part of it may have reached the file.
             for (_, command) in receipts {
                 replies.push(refuse(&command, &Refusal::store_failed(&error)), Vec::new());

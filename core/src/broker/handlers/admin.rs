@@ -7,7 +7,7 @@ use super::{Answer, Handlers};
 use crate::config::print_properties;
 use crate::protocol::Command;
 use crate::protocol::body::{Body, KvTable, json};
-use crate::runtime::Runtime;
+use crate::runtime::{Disk, Runtime};
 
 /// Name of the version that we announce in every frame.
 const VERSION_NAME: &str = "V5_3_3";
@@ -48,7 +48,7 @@ impl<R: Runtime> Handlers<R> {
         set("pullThreadPoolQueueSize", self.polls.len().to_string());
         set("sendThreadPoolQueueHeadWaitTimeMills", "0".to_owned());
         set("pullThreadPoolQueueHeadWaitTimeMills", "0".to_owned());
-        set("pageCacheLockTimeMills", "0".to_owned());
+        set("pageCacheLockTimeMills", info.write_busy_ms.to_string());
         set("earliestMessageTimeStamp", "-1".to_owned());
         let ratio = format!("{:.2}", info.disk_used_percent as f64 / 100.0);
         set("commitLogDiskRatio", ratio.clone());
@@ -63,6 +63,21 @@ impl<R: Runtime> Handlers<R> {
             "remainHowManyDataToFlush",
             format!("{} B", info.log_end.saturating_sub(info.flushed)),
         );
+        for (name, count) in [
+            ("sendRefusedPageCacheBusy", info.refused.page_cache_busy),
+            ("sendRefusedPendingBytes", info.refused.pending_bytes),
+            ("sendRefusedDiskFull", info.refused.disk_full),
+            ("sendRefusedDiskSpaceLow", info.refused.disk_space_low),
+            ("sendRefusedNoFile", info.refused.no_file),
+            ("sendRefusedPoisoned", info.refused.poisoned),
+        ] {
+            set(name, count.to_string());
+        }
+        let disk = operations.runtime.disk().totals();
+        set("writeBytesTotal", disk.write_bytes.to_string());
+        set("writeCallsTotal", disk.write_calls.to_string());
+        set("syncCallsTotal", disk.sync_calls.to_string());
+        set("storePoisoned", info.poisoned.to_string());
         set(
             "unsupportedRequests",
             operations.counters.unsupported.load(Ordering::Relaxed).to_string(),

@@ -156,7 +156,7 @@ pub(super) fn code_of(reason: Reason) -> i32 {
         Reason::Busy => response::SYSTEM_BUSY,
         Reason::Unavailable => response::SERVICE_NOT_AVAILABLE,
         Reason::ConsumerOffline => response::CONSUMER_NOT_ONLINE,
-        Reason::Failed => response::SYSTEM_ERROR,
+        Reason::Failed | Reason::NoRoom => response::SYSTEM_ERROR,
     }
 }
 

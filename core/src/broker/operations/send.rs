@@ -308,11 +308,13 @@ impl<R: Runtime> Operations<R> {
                     return Ok(appended);
                 }
                 Err(AppendError::NotReady) => {
-                    self.store.ready().await.map_err(AppendError::Store)?;
+                    self.store.ready().await?;
                 }
                 // What waits is ours to write: make room and try once more.
                 Err(AppendError::Busy { .. }) => {
-                    self.store.write_pending().map_err(AppendError::Store)?;
+                    let end = self.store.info().log_end;
+                    let written = self.store.written(PhysicalOffset(end)).await;
+                    written.map_err(AppendError::Store)?;
                     return Ok(self.store.append(drafts)?);
                 }
                 Err(error) => return Err(error.into()),
