@@ -24,7 +24,7 @@
 //! that was evicted after `resident` costs this worker one read of the device, and if that sector is bad, the call ends
 //! with EFAULT and the connection with it. A look from user space would end the process with SIGBUS instead. So whatever must be looked
 //! at (queue entries, headers, checksums) is copied by `read_resident` or `read`, which give errors as values.
-//! `MADV_POPULATE_READ` would not help: it, too, says nothing of the moment after.
+//! `MADV_POPULATE_READ`, which gives errors as values, says nothing of the moment after, either; it is used to save faults.
 
 use std::fs::{self, File as StdFile, OpenOptions, TryLockError};
 use std::io::{self, ErrorKind, IoSlice};
@@ -602,6 +602,26 @@ mod tests {
                 );
             }
             assert_eq!(file.read_hot(3, 0).unwrap(), Bytes::new());
+        });
+    }
+
+    #[test]
+    fn what_was_evicted_is_not_copied_until_it_was_read() {
+        run(async |disk, dir| {
+            let file = disk.open(&dir.join("log"), OpenMode::New).await.unwrap();
+            file.write_at(0, &[&[7; 1 << 20]]).unwrap();
+            file.sync().await.unwrap();
+            rustix::fs::fadvise(&file.0.file, 0, None, Advice::DontNeed).unwrap();
+            let mut buffer = [0; 5_000];
+            if file.read_resident(100_000, &mut buffer).unwrap() {
+                // A file system in memory evicts nothing.
+                return;
+            }
+            assert!(!file.resident(100_000, 5_000));
+            assert_eq!(file.read(100_000, 5_000).await.unwrap(), [7; 5_000][..]);
+            assert!(file.resident(100_000, 5_000));
+            assert!(file.read_resident(100_000, &mut buffer).unwrap());
+            assert_eq!(buffer, [7; 5_000]);
         });
     }
 

@@ -2,7 +2,8 @@
 //!
 //! `mincore` asks the kernel, for 1 MiB in some microseconds. A piece of 1 MiB that was wholly in memory is believed to be so for
 //! [`BELIEF_MS`]: a busy reader then asks once in many pulls. "Not in memory" is never remembered; of a piece that was not
-//! wholly there (the one being written) only the range in question is asked about, until [`RETRY_MS`] have passed.
+//! wholly there (the one being written) only the range in question is asked about, until [`RETRY_MS`] have passed. The page tables of a
+//! piece are made in one call (about 30 µs), which saves the socket a fault for each 16 pages.
 
 use std::fs::File;
 use std::io;
@@ -19,6 +20,8 @@ const PIECE_SIZE: usize = 1 << 20;
 const BELIEF_MS: u64 = 1_000;
 /// How long a piece that was not wholly in memory is not asked about as a whole.
 const RETRY_MS: u64 = 50;
+/// A range below it is asked about alone: records that lie far apart are not worth a look at the pieces around them.
+const STRETCH_SIZE_MIN: usize = 16 << 10;
 const PAGE_SIZE_MIN: usize = 4096;
 /// Pages asked about in one call.
 const PAGE_COUNT_MAX: usize = PIECE_SIZE / PAGE_SIZE_MIN;
@@ -61,11 +64,10 @@ impl Mapping {
         while at < end {
             let piece = at / PIECE_SIZE;
             let until = ((piece + 1) * PIECE_SIZE).min(end);
-            let answer = self.answers[piece].load(Ordering::Relaxed);
-            let (age_ms, was_there) = (now.saturating_sub(answer / 2), answer & 1 == 1);
-            let is_believed = was_there && age_ms < BELIEF_MS;
-            let may_ask_all = answer == 0 || was_there || age_ms >= RETRY_MS;
-            let is_there = is_believed || (may_ask_all && self.ask_all(piece, now)) || self.mincore(at, until);
+            let is_there = match until - at >= STRETCH_SIZE_MIN {
+                true => self.piece_is_resident(piece, now) || self.mincore(at, until),
+                false => self.believes(piece, now) || self.mincore(at, until),
+            };
             if !is_there {
                 return false;
             }
@@ -74,13 +76,50 @@ impl Mapping {
         true
     }
 
-    /// Asks for the whole piece: most are read from one end to the other.
-    #[cold]
-    fn ask_all(&self, piece: usize, now: u64) -> bool {
-        let start = piece * PIECE_SIZE;
-        let is_there = self.mincore(start, (start + PIECE_SIZE).min(self.len()));
+    /// When a piece was asked about last, and whether all of it was in memory.
+    fn last_answer(&self, piece: usize) -> (u64, bool) {
+        let answer = self.answers[piece].load(Ordering::Relaxed);
+        (answer / 2, answer & 1 == 1)
+    }
+
+    fn believes(&self, piece: usize, now: u64) -> bool {
+        let (asked_at, was_there) = self.last_answer(piece);
+        was_there && now.saturating_sub(asked_at) < BELIEF_MS
+    }
+
+    /// Whether all of a piece is in memory, asked not too often. If it has come to be, its page tables are made.
+    fn piece_is_resident(&self, piece: usize, now: u64) -> bool {
+        let (asked_at, was_there) = self.last_answer(piece);
+        if self.believes(piece, now) {
+            return true;
+        }
+        if !was_there && asked_at != 0 && now.saturating_sub(asked_at) < RETRY_MS {
+            return false;
+        }
+        let is_there = self.ask_all(piece);
+        if is_there && !was_there {
+            self.populate(piece);
+        }
         self.answers[piece].store(now * 2 + u64::from(is_there), Ordering::Relaxed);
         is_there
+    }
+
+    #[cold]
+    fn ask_all(&self, piece: usize) -> bool {
+        let start = piece * PIECE_SIZE;
+        self.mincore(start, (start + PIECE_SIZE).min(self.len()))
+    }
+
+    /// Makes the page tables of a piece that is in memory. An error (a page has just been evicted, and its sector is bad) is
+    /// the reader's to meet.
+    #[cold]
+    fn populate(&self, piece: usize) {
+        let start = piece * PIECE_SIZE;
+        let size = PIECE_SIZE.min(self.len() - start);
+        let address = self.bytes[start..].as_ptr();
+        // SAFETY: the range lies inside of the mapping and begins on a page border. The advice changes no content, and takes the
+        // faults of its pages itself: what fails is an error here and no signal.
+        unsafe { libc::madvise(address.cast_mut().cast(), size, libc::MADV_POPULATE_READ) };
     }
 
     /// At most a piece. An error counts as "no": then it is read another way.
@@ -145,7 +184,7 @@ mod tests {
     #[test]
     fn in_memory_is_believed_for_a_while_and_its_opposite_is_not() {
         let (file, mapping) = mapped(2);
-        assert!(mapping.is_resident_at(10, 20, 5));
+        assert!(mapping.is_resident_at(10, 20_000, 5));
         drop_from_memory(&file);
         if mapping.mincore(0, PIECE_SIZE) {
             return;

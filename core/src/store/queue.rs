@@ -19,8 +19,8 @@ use super::layout::{ENTRY_SIZE, Entry, file_name};
 use crate::runtime::{Disk, DiskError, File, OpenMode};
 use crate::sync::lock;
 
-/// Written entries that stay in the tail for readers close to the end.
-const TAIL_KEPT: usize = 256;
+/// Written entries that stay in the tail for readers close to the end: two pulls, 1.5 KiB of each queue that is idle.
+const TAIL_KEPT: usize = 64;
 /// Entries written in one piece.
 const WRITE_COUNT_MAX: usize = 16 * 1024;
 
@@ -93,7 +93,8 @@ impl Tail {
         let excess = written.saturating_sub(TAIL_KEPT);
         self.entries.drain(..excess);
         self.start += excess as i64;
-        if self.entries.is_empty() || self.entries.capacity() > 8 * (self.entries.len() + TAIL_KEPT) {
+        // Once a second at most. A queue that goes idle has been written out, and keeps no room for more.
+        if self.written == self.next() {
             self.entries.shrink_to(TAIL_KEPT);
         }
     }
@@ -529,6 +530,7 @@ mod tests {
                 tail.wrote(writes);
                 written += writes as i64;
                 prop_assert_eq!(tail.next(), next);
+                prop_assert!(written < next || tail.entries.capacity() <= TAIL_KEPT);
                 for offset in written..next {
                     prop_assert_eq!(tail.get(offset), Some(entry(offset as u64)));
                 }

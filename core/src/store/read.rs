@@ -33,6 +33,9 @@ use crate::types::PhysicalOffset;
 /// Fewest entries that one pull examines for a filter, as in Java (16,000 bytes of queue).
 const FILTER_SCAN_COUNT: usize = 800;
 
+/// Records within so many bytes are asked about with one question.
+const SPAN_SIZE_MAX: u64 = 1 << 20;
+
 impl<R: Runtime> Store<R> {
     /// A pull that needs no waiting: an answer without messages, or messages that are in memory. `None`: use
     /// [`get`](Store::get).
@@ -266,8 +269,10 @@ impl<R: Runtime> Shared<R> {
     /// Slices of what this process wrote or checked.
     fn slice_resident(&self, selection: &Selection<'_>) -> Result<Taken, DiskError> {
         let mut taken = Taken::default();
-        let span = selection.span().unwrap_or_default();
-        let all = self.trusts(span.0, span.1) && self.files.resident(span.0, (span.1 - span.0) as usize);
+        let (start, end) = selection.span().unwrap_or_default();
+        let all = end - start <= SPAN_SIZE_MAX
+            && self.trusts(start, end)
+            && self.files.resident(start, (end - start) as usize);
         for run in runs(&selection.picked) {
             let (start, size) = extent(run);
             let is_ready = all || self.trusts(start, start + size as u64) && self.files.resident(start, size);
