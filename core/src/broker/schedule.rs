@@ -93,7 +93,7 @@ async fn deliver<R: Runtime>(operations: &Operations<R>, level: i32) -> Result<T
     };
     let got = operations
         .store
-        .get(&get)
+        .get_copied(&get)
         .await
         .map_err(|error| Refusal::store_failed(&error))?;
     if got.status != GetStatus::Found {

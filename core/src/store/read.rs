@@ -36,17 +36,26 @@ const FILTER_SCAN_COUNT: usize = 800;
 /// Records within so many bytes are asked about with one question.
 const SPAN_SIZE_MAX: u64 = 1 << 20;
 
+/// What a pull is for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Form {
+    /// A socket: mapped bytes may be among it.
+    Slices,
+    /// Somebody who looks at the records.
+    Copies,
+}
+
 impl<R: Runtime> Store<R> {
     /// A pull that needs no waiting: an answer without messages, or messages that are in memory. `None`: use
-    /// [`get`](Store::get).
+    /// [`get`](Store::get). What it gives is for a socket.
     pub fn get_hot(&self, request: &GetRequest<'_>) -> Option<Got> {
-        match self.try_hot(request) {
+        match self.try_hot(request, Form::Slices) {
             Hot::Got(got) => Some(got),
             Hot::ColdEntries | Hot::ColdRecords => None,
         }
     }
 
-    fn try_hot(&self, request: &GetRequest<'_>) -> Hot {
+    fn try_hot(&self, request: &GetRequest<'_>, form: Form) -> Hot {
         let shared = &self.owner.shared;
         let Some(queue) = shared.queues.get(request.topic, request.queue_id) else {
             return Hot::Got(Got::nothing(GetStatus::NoMatchedLogicQueue, 0, Bounds::default()));
@@ -69,16 +78,26 @@ impl<R: Runtime> Store<R> {
         let Some(mut selection) = selection.filter(|selection| !meets_address || !selection.is_untouched()) else {
             return Hot::ColdEntries;
         };
-        let Ok(Some(taken)) = shared.take_resident(&mut selection) else {
+        let Ok(Some(taken)) = shared.take_resident(&mut selection, form) else {
             return Hot::ColdRecords;
         };
         shared.note_walk(&selection, false);
         Hot::Got(selection.got(bounds, taken))
     }
 
-    /// A pull. Statuses as RocketMQ's; at least one whole message if any matches.
+    /// A pull. Statuses as RocketMQ's; at least one whole message if any matches. What it gives is for a socket: a look at a mapped
+    /// byte could meet a bad sector, and end the process.
     pub async fn get(&self, request: &GetRequest<'_>) -> Result<Got, StoreError> {
-        let hot = self.try_hot(request);
+        self.get_as(request, Form::Slices).await
+    }
+
+    /// As [`get`](Store::get), for somebody who looks at the records.
+    pub async fn get_copied(&self, request: &GetRequest<'_>) -> Result<Got, StoreError> {
+        self.get_as(request, Form::Copies).await
+    }
+
+    async fn get_as(&self, request: &GetRequest<'_>, form: Form) -> Result<Got, StoreError> {
+        let hot = self.try_hot(request, form);
         if let Hot::Got(got) = hot {
             return Ok(got);
         }
@@ -104,7 +123,7 @@ impl<R: Runtime> Store<R> {
             None => shared.select_loaded(&queue, request, limit).await?,
         };
         // Only the queue's entries were cold, perhaps.
-        if let Ok(Some(taken)) = shared.take_resident(&mut selection) {
+        if let Ok(Some(taken)) = shared.take_resident(&mut selection, form) {
             shared.note_walk(&selection, false);
             return Ok(selection.got(bounds, taken));
         }
@@ -250,12 +269,12 @@ impl<R: Runtime> Shared<R> {
     }
 
     /// Takes the selection's records as far as they are in memory, and cuts it there. `None` if the first one is not.
-    fn take_resident(&self, selection: &mut Selection<'_>) -> Result<Option<Taken>, DiskError> {
+    fn take_resident(&self, selection: &mut Selection<'_>, form: Form) -> Result<Option<Taken>, DiskError> {
         let Some(first) = selection.picked.first() else {
             return Ok(Some(Taken::default()));
         };
         let is_trusted = self.trusts(first.start, first.end());
-        if !is_trusted {
+        if !is_trusted || form == Form::Copies {
             return self.copy_resident(selection);
         }
         let taken = self.slice_resident(selection)?;
