@@ -420,7 +420,18 @@ fn perfect_records_behind_a_hole_are_cut() {
 
 #[test]
 fn keys_of_the_stock_brokers_index_are_found() {
-    for name in ["clean", "small", "index-missing"] {
+    // The stock broker may have lost keys of the last two; we may find them.
+    let complete = [
+        "clean",
+        "small",
+        "v2-ipv6",
+        "checkpoint-zero",
+        "cq-gone",
+        "cq-ahead",
+        "stale-tail",
+    ];
+    for name in complete.into_iter().chain(["index-missing", "crash"]) {
+        let is_complete = complete.contains(&name);
         let folder = tempfile::tempdir().unwrap();
         let config = unpack(name, folder.path());
         let expected = expected(name);
@@ -433,10 +444,11 @@ fn keys_of_the_stock_brokers_index_are_found() {
                 let wanted: BTreeSet<u64> = positions.iter().copied().collect();
                 // The cap of 64 holds for us, too.
                 let count = wanted.len().min(64);
-                assert!(
-                    found.is_subset(&wanted) && found.len() == count,
-                    "{name} {text}: {found:?} for {wanted:?}"
-                );
+                let is_right = match is_complete {
+                    true => found.is_subset(&wanted) && found.len() == count,
+                    false => found.is_superset(&wanted) || found.len() == 64,
+                };
+                assert!(is_right, "{name} {text}: {found:?} for {wanted:?}");
                 searched += 1;
             }
             assert!(searched > 100, "{name}");
@@ -869,6 +881,7 @@ fn pending_state_is_counted_and_served_beside_only_if_that_is_accepted() {
 fn timers_that_are_not_in_the_timer_log_yet_are_counted_from_their_queue() {
     let folder = tempfile::tempdir().unwrap();
     let config = unpack("clean", folder.path());
+    let first_needed = expected("clean").queues["rmq_sys_wheel_timer/0"].units[39].1;
     // What the second and third file of the timer log held is in the queue alone now: 60 of the 99 records.
     for start in ["00000000000000002048", "00000000000000004096"] {
         std::fs::remove_file(folder.path().join("store/timerlog").join(start)).unwrap();
@@ -880,6 +893,7 @@ fn timers_that_are_not_in_the_timer_log_yet_are_counted_from_their_queue() {
             (pending.timers, pending.half_messages, pending.pop_checkpoints),
             (60, 0, 0)
         );
+        assert_eq!(pending.needed_from, first_needed, "retention says when it deletes this");
         store.close().await.unwrap();
     })
     .unwrap();
