@@ -504,6 +504,7 @@ fn tags_codes_of_the_extension_file_are_those_the_stock_broker_resolves() {
     assert_eq!(resolved, 145);
 }
 
+const EXTENSION_FILE_SIZE: usize = 512;
 const EXTENSION_TAGS: [&str; 3] = ["red", "green", "blue"];
 
 /// A directory of several log files whose queue has addresses, as one of the stock broker with `enableConsumeQueueExt`.
@@ -544,20 +545,27 @@ fn with_extension(root: &Path) -> StoreConfig {
     let mut queue = std::fs::read(&path).unwrap();
     let mut units = Vec::new();
     for (index, entry) in queue.chunks_exact_mut(20).take(200).enumerate() {
-        let address = extension::address(units.len() as u64).unwrap();
         let unit = ExtensionUnit {
             tags_code: i64::from_be_bytes(entry[12..].try_into().unwrap()),
             store_time: 1,
             bitmap: vec![5; index % 7],
         };
-        units.extend(unit.encode().unwrap());
+        let bytes = unit.encode().unwrap();
+        let room = EXTENSION_FILE_SIZE - units.len() % EXTENSION_FILE_SIZE;
+        if bytes.len() + 4 > room {
+            units.extend(std::iter::repeat_n(0xff, room));
+        }
+        let address = extension::address(units.len() as u64).unwrap();
+        units.extend(bytes);
         entry[12..].copy_from_slice(&address.to_be_bytes());
     }
     std::fs::write(path, queue).unwrap();
-    units.extend([0xff; 2]);
+    units.resize(units.len().next_multiple_of(EXTENSION_FILE_SIZE), 0xff);
     let folder = root.join("store/consumequeue_ext/T/0");
     std::fs::create_dir_all(&folder).unwrap();
-    std::fs::write(folder.join(format!("{:020}", 0)), units).unwrap();
+    for (index, file) in units.chunks(EXTENSION_FILE_SIZE).enumerate() {
+        std::fs::write(folder.join(format!("{:020}", index * EXTENSION_FILE_SIZE)), file).unwrap();
+    }
     // The checkpoint of a stock broker ends before these.
     let mut checkpoint = std::fs::read(root.join("store/checkpoint")).unwrap();
     checkpoint[32..].fill(0);
@@ -592,6 +600,51 @@ fn tags_are_filtered_by_the_code_in_the_extension_file() {
         let (store, _) = Store::open(&rt, config, Arc::new(())).await.unwrap();
         let pulled = pull_filtered(&store, "T/0", TagFilter::codes([1])).await;
         assert!(pulled.len() > 100);
+        store.close().await.unwrap();
+    })
+    .unwrap();
+}
+
+#[test]
+fn extension_files_go_with_the_entries_that_name_them() {
+    let folder = tempfile::tempdir().unwrap();
+    let root = folder.path().to_owned();
+    let config = StoreConfig {
+        // The two oldest log files go at once, and then nothing for an hour.
+        delete_hours: (0..24).collect(),
+        file_reserved: Duration::ZERO,
+        delete_files_max: 2,
+        clean_interval: Duration::from_secs(3600),
+        ..with_extension(&root)
+    };
+    let extension = root.join("store/consumequeue_ext/T/0");
+    let before = files_of(&extension).len();
+    Real::run(Some(1), |rt| async move {
+        let (store, _) = Store::open(&rt, config, Arc::new(())).await.unwrap();
+        let bounds = || store.bounds("T", 0).unwrap();
+        let first_file = || files_of(&extension).into_keys().next();
+        let trimmed = async {
+            while bounds().min == 0 || first_file() == Some(0) {
+                tokio::time::sleep(Duration::from_millis(1)).await;
+            }
+        };
+        tokio::time::timeout(Duration::from_secs(30), trimmed)
+            .await
+            .expect("the first files go");
+        let entries = entries_on_disk(&root, "T/0", 200);
+        let needed = extension::position(entries[&bounds().min].2).unwrap() as usize;
+        let first = first_file().unwrap();
+        assert!(
+            (first..first + EXTENSION_FILE_SIZE).contains(&needed),
+            "{needed} lies in the first file left"
+        );
+        assert!(files_of(&extension).len() < before);
+        let all = pull_all(&store, "T/0").await;
+        assert_eq!(all.len() as i64, 200 - bounds().min);
+        let red = pull_filtered(&store, "T/0", TagFilter::codes([message::java_hash("red")])).await;
+        assert!(red.len() < all.len() / 2, "what is left is still filtered");
+        store.delete_topic("T").await.unwrap();
+        assert!(!root.join("store/consumequeue_ext/T").exists());
         store.close().await.unwrap();
     })
     .unwrap();

@@ -2,6 +2,7 @@
 //!
 //! Source: `store/DefaultMessageStore.java` `CleanCommitLogService`.
 
+use super::disk::list;
 use super::layout::file_name;
 use super::{Shared, StoreConfig, StoreError};
 use crate::runtime::{Disk, File, Runtime, WallMillis};
@@ -84,18 +85,18 @@ impl<R: Runtime> Shared<R> {
     }
 
     async fn trim_queues(&self) -> Result<(), StoreError> {
+        let disk = self.runtime.disk();
         let log_start = self.files.start().unwrap_or(0);
+        let has_extension = !list(disk, &self.paths.extension).await?.is_empty();
         for queue in self.queues.all() {
-            queue.trim(self.runtime.disk(), log_start).await?;
-            let first = queue.entry(queue.bounds().min).await?;
-            let tags_code = first.map_or(0, |entry| entry.tags_code);
-            let (topic, queue_id) = (&queue.topic, queue.queue_id);
-            self.extension
-                .trim(self.runtime.disk(), topic, queue_id, tags_code)
-                .await?;
+            queue.trim(disk, log_start).await?;
+            if has_extension && let Some(first) = queue.entry(queue.bounds().min).await? {
+                let (topic, queue_id) = (&queue.topic, queue.queue_id);
+                self.extension.trim(disk, topic, queue_id, first.tags_code).await?;
+            }
         }
         if let Some(index) = &self.index {
-            index.trim(self.runtime.disk(), log_start).await?;
+            index.trim(disk, log_start).await?;
         }
         Ok(())
     }
