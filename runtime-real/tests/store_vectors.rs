@@ -920,6 +920,15 @@ fn pending_state_is_counted_and_served_beside_only_if_that_is_accepted() {
         // Batch queues are kept, not served.
         let reply = client.send("TopicBcq", 0, "body", "").await.unwrap();
         assert!(reply.code == 16 && reply.remark_text().contains("BatchCQ"), "{reply:?}");
+        // No client adds to what is pending.
+        for topic in [
+            "rmq_sys_wheel_timer",
+            "rmq_sys_REVIVE_LOG_VecCluster",
+            "RMQ_SYS_TRANS_HALF_TOPIC",
+        ] {
+            let reply = client.send(topic, 0, "body", "").await.unwrap();
+            assert!(!reply.is_success(), "{topic}: {reply:?}");
+        }
         broker.shutdown().await;
         let is_saved_again = |path: &Path| path.extension().is_some_and(|extension| extension == "json");
         let after = kept_files(&root);

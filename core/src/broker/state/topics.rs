@@ -28,6 +28,11 @@ pub const HALF_OP_TOPIC: &str = "RMQ_SYS_TRANS_OP_HALF_TOPIC";
 /// Half messages that nobody resolved.
 pub const HALF_DISCARD_TOPIC: &str = "TRANS_CHECK_MAX_TIME_TOPIC";
 
+/// Timer messages of RocketMQ.
+pub const TIMER_TOPIC: &str = "rmq_sys_wheel_timer";
+/// Checkpoints and acknowledgements of POP.
+pub const REVIVE_TOPIC_PREFIX: &str = "rmq_sys_REVIVE_LOG_";
+
 /// Longest topic name in bytes: old record formats keep it in one signed byte, and Go and Node.js misread longer ones.
 pub const NAME_BYTES_MAX: usize = 127;
 /// Longest name of a retry or dead-letter topic in bytes.
@@ -93,12 +98,14 @@ pub fn check_name(name: &str) -> Result<(), NameError> {
     Ok(())
 }
 
-/// Topics that clients must not send to (`TopicValidator.java`, `NOT_ALLOWED_SEND_TOPIC_SET`).
+/// Topics that clients must not send to (`TopicValidator.java`, `NOT_ALLOWED_SEND_TOPIC_SET`); and, unlike RocketMQ's, those
+/// whose messages would count as pending timers and POP checkpoints at the next start.
 pub fn is_closed_to_senders(name: &str) -> bool {
-    matches!(
+    let is_closed = matches!(
         name,
         SCHEDULE_TOPIC | HALF_TOPIC | HALF_OP_TOPIC | HALF_DISCARD_TOPIC | "SELF_TEST_TOPIC" | "OFFSET_MOVED_EVENT"
-    )
+    );
+    is_closed || name == TIMER_TOPIC || name.starts_with(REVIVE_TOPIC_PREFIX)
 }
 
 /// The retry topic of a group.
@@ -235,12 +242,12 @@ pub fn system_topics(
         topic(SCHEDULE_TOPIC, delay_level_count, read_write),
         topic("RMQ_SYS_TRACE_TOPIC", 1, read_write),
         topic(format!("{cluster}_REPLY_TOPIC"), 1, read_write),
-        topic(format!("rmq_sys_REVIVE_LOG_{cluster}"), 8, read_write),
+        topic(format!("{REVIVE_TOPIC_PREFIX}{cluster}"), 8, read_write),
         topic(format!("rmq_sys_SYNC_BROKER_MEMBER_{broker}"), 1, Permission::INHERIT),
         topic(HALF_TOPIC, 1, read_write),
         topic(HALF_OP_TOPIC, 1, read_write),
         topic(HALF_DISCARD_TOPIC, 1, read_write),
-        topic("rmq_sys_wheel_timer", 1, read_write),
+        topic(TIMER_TOPIC, 1, read_write),
         topic(cluster, 16, Permission::INHERIT | read_write),
         topic(broker, 1, Permission::INHERIT | read_write),
     ];
