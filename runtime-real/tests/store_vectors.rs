@@ -441,7 +441,9 @@ fn keys_of_the_stock_brokers_index_are_found() {
             for (text, positions) in &expected.index {
                 let (topic, key) = text.split_once('#').unwrap();
                 let found = find(&store, topic, key).await;
-                let wanted: BTreeSet<u64> = positions.iter().copied().collect();
+                // Its index may name records that are gone: what is behind the end is found by nobody.
+                let in_log = positions.iter().filter(|position| **position < expected.max_offset);
+                let wanted: BTreeSet<u64> = in_log.copied().collect();
                 // The cap of 64 holds for us, too.
                 let count = wanted.len().min(64);
                 let is_right = match is_complete {
