@@ -42,9 +42,8 @@ use tokio::runtime::{Handle, RuntimeFlavor};
 use crate::mapping::Mapping;
 use crate::sync_threads::SyncThreads;
 
-/// Written and not yet synced bytes of one file at which a background sync starts. Small and steady: a writer beside an fdatasync of 8 MiB
-/// was held up for 1.5 ms at most, beside one of 85 MiB (half a second's worth) for 4.9 ms, on ext4 at 170 MB/s.
-pub const DIRTY_BYTES_SOFT: u64 = 16 << 20;
+/// Written and not yet synced bytes of one file at which a background sync starts.
+pub const DIRTY_BYTES_SOFT: u64 = 64 << 20;
 /// Written and not yet synced bytes of one file beyond which its writer waits for the disk. A quarter of a second of a disk
 /// that takes 1 GB/s, and far below the kernel's dirty limit on any machine that holds a broker.
 pub const DIRTY_BYTES_MAX: u64 = 256 << 20;
