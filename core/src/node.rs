@@ -1,11 +1,10 @@
 //! The composition root: what runs in one process, for any runtime. The whole wiring at a glance.
 
-use std::net::SocketAddr;
-
 use crate::broker::{self, Broker};
 use crate::config::{Addresses, BrokerConfig, NameServerConfig};
 use crate::namesrv::{self, NameServer};
 use crate::runtime::Runtime;
+use crate::types::address::SocketAddr;
 
 /// What a node is made of. A broker without name servers in its configuration uses the node's own.
 #[derive(Clone, Debug, Default)]

@@ -26,7 +26,6 @@ mod schedule;
 mod settings;
 pub mod state;
 
-use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -42,6 +41,7 @@ use crate::protocol::Command;
 use crate::remoting::{Connections, Inbound, Limits, Peer, Server};
 use crate::runtime::{Listener as _, NetError, Runtime, TaskSet};
 use crate::store::{Arrivals, OpenError, Pending, Store, StoreConfig, StoreError};
+use crate::types::address::SocketAddr;
 
 /// How long a start waits for name servers to know of this broker. Beyond, it serves all the same and goes on trying.
 const REGISTRATION_WAIT: Duration = Duration::from_secs(3);

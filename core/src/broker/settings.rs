@@ -1,9 +1,8 @@
 //! The broker's address, out of the configuration.
 
-use std::net::{IpAddr, Ipv4Addr, SocketAddr};
-
 use crate::config::BrokerConfig;
 use crate::runtime::{NetError, NetErrorKind, Runtime};
+use crate::types::address::{IpAddr, Ipv4Addr, SocketAddr};
 
 /// The address that clients are told: `brokerIP1`, else the one bound, else this host's own.
 pub(super) async fn advertised<R: Runtime>(

@@ -1,6 +1,5 @@
 //! Settings of clients, producers and consumers. Defaults are the Java client's.
 
-use std::net::Ipv4Addr;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
@@ -10,6 +9,7 @@ use super::process_queue::FlowLimits;
 use super::rebalance::Allocation;
 use super::subscription::Subscription;
 use crate::runtime::WallMillis;
+use crate::types::address::Ipv4Addr;
 
 /// The topic whose route is borrowed for a topic that does not exist yet.
 pub const DEFAULT_TOPIC: &str = "TBW102";

@@ -4,13 +4,13 @@
 //! (at most 256 KiB from the official broker). The wire layouts are in `protocol::message`.
 
 use std::io::Read;
-use std::net::SocketAddr;
 
 use bytes::Bytes;
 
 use crate::protocol::message::{RecordError, RecordView, offset_message_id, sys_flag};
 use crate::protocol::{Text, properties};
 use crate::runtime::WallMillis;
+use crate::types::address::SocketAddr;
 
 /// Topic of messages that a group asks to see again, before the group's name.
 pub const RETRY_TOPIC_PREFIX: &str = "%RETRY%";

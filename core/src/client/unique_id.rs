@@ -12,10 +12,10 @@
 //! months begin in UTC. Unique as long as one client sends fewer than 65,536 messages in a millisecond.
 //! (MessageClientIDSetter.java)
 
-use std::net::Ipv4Addr;
 use std::sync::atomic::{AtomicU16, Ordering};
 
 use crate::runtime::WallMillis;
+use crate::types::address::Ipv4Addr;
 
 const DAY_MILLIS: i64 = 86_400_000;
 

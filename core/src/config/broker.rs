@@ -5,12 +5,12 @@
 //! Invariant: whatever [`BrokerConfig::from_properties`] returns is usable as it stands.
 
 use std::collections::BTreeMap;
-use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::path::PathBuf;
 use std::time::Duration;
 
 use super::section::{Addresses, DelayLevels, Fields, HoursOfDay, section, words};
 use super::{ConfigError, UnknownKey, parse_properties};
+use crate::types::address::{IpAddr, Ipv4Addr, SocketAddr};
 
 const MEBIBYTE: i64 = 1 << 20;
 const DAY_MS: i64 = 86_400_000;

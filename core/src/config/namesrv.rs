@@ -3,12 +3,12 @@
 //! Not here: thread pools and socket buffers of the Java name server, which have no counterpart.
 
 use std::collections::BTreeMap;
-use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::path::PathBuf;
 use std::time::Duration;
 
 use super::section::{Fields, section};
 use super::{ConfigError, UnknownKey, parse_properties};
+use crate::types::address::{IpAddr, Ipv4Addr, SocketAddr};
 
 section! {
     /// A name server. RocketMQ's `NamesrvConfig` and `NettyServerConfig` in one.

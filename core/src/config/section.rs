@@ -4,12 +4,12 @@
 //! through [`Value`] how its text looks and what is allowed. Not here: any concrete key.
 
 use std::fmt;
-use std::net::IpAddr;
 use std::ops::RangeInclusive;
 use std::path::PathBuf;
 use std::time::Duration;
 
 use super::Property;
+use crate::types::address::IpAddr;
 
 /// Why a configuration is refused.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]

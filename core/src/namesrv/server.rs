@@ -5,7 +5,6 @@
 //! disk; a broker whose last connection has closed is gone before its connection counts as closed.
 
 use std::collections::BTreeMap;
-use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
@@ -21,6 +20,7 @@ use crate::protocol::Command;
 use crate::remoting::{Limits, Peer, Replies, Server, Service};
 use crate::runtime::{Disk, DiskError, Listener, NetError, Runtime, TaskSet};
 use crate::store::json::{self, JsonError};
+use crate::types::address::SocketAddr;
 
 /// Changes of KV configuration that may wait to be saved: 64, an operator's commands. Beyond, one is refused.
 const KV_CHANGES_WAITING_MAX: usize = 64;

@@ -18,12 +18,11 @@
 //! from its parts equals the size it names; no input panics.
 //! Copied from `store/MessageExtEncoder.java` and `common/message/MessageDecoder.java`.
 
-use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
-
 use bytes::Bytes;
 
 use super::properties;
 use crate::runtime::WallMillis;
+use crate::types::address::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 
 /// Magic of a record whose topic size takes one byte.
 pub const MAGIC_V1: u32 = 0xDAA3_20A7;

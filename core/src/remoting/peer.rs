@@ -6,7 +6,6 @@
 
 use std::fmt;
 use std::future::poll_fn;
-use std::net::SocketAddr;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
 use std::task::Poll;
@@ -22,6 +21,7 @@ use crate::protocol::frame::{self, HeaderType, Outgoing};
 use crate::runtime::{Mono, Runtime};
 use crate::sync::lock;
 use crate::types::Map;
+use crate::types::address::SocketAddr;
 
 /// The other end of a connection. A cheap handle; it outlives the connection.
 #[derive(Clone)]

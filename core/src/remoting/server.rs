@@ -1,7 +1,6 @@
 //! The accepting end: connections in, one task each.
 
 use std::collections::BTreeMap;
-use std::net::SocketAddr;
 use std::pin::pin;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
@@ -16,6 +15,7 @@ use crate::protocol::Command;
 use crate::protocol::frame::HeaderType;
 use crate::runtime::{Listener, Runtime, Stream, TaskSet};
 use crate::sync::lock;
+use crate::types::address::SocketAddr;
 
 /// Pause after a failed accept, doubled from one to the next: descriptors that have run out come back in time.
 const ACCEPT_PAUSE_MIN: Duration = Duration::from_millis(10);

@@ -13,7 +13,6 @@
 //! Not here: what only a simulated world can show (power loss, partitions, stalls); see `runtime-sim`.
 
 use std::collections::VecDeque;
-use std::net::{IpAddr, SocketAddr};
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
@@ -26,6 +25,7 @@ use super::{
     Disk, DiskErrorKind, Elapsed, File, Listener, NetErrorKind, OpenMode, Reader, Runtime, Stream, Task, TaskEnd,
     TaskSet, Writer,
 };
+use crate::types::address::{IpAddr, SocketAddr};
 
 /// Calls the macro `$each` with the names of all cases.
 #[macro_export]

@@ -15,7 +15,6 @@ mod net;
 mod task;
 
 use std::future::Future;
-use std::net::SocketAddr;
 use std::time::Duration;
 
 pub use clock::{Mono, WallMillis};
@@ -24,6 +23,7 @@ pub use net::{Listener, NetError, NetErrorKind, Reader, Stream, Writer};
 pub use task::{Elapsed, Task, TaskEnd, TaskSet};
 
 use crate::probe::Fact;
+use crate::types::address::SocketAddr;
 
 /// One node's clock, network, disks, randomness and tasks.
 pub trait Runtime: Clone + Send + Sync + 'static {

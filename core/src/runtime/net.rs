@@ -2,8 +2,8 @@
 
 use std::collections::VecDeque;
 use std::future::Future;
-use std::net::SocketAddr;
 
+use crate::types::address::SocketAddr;
 use bytes::{Bytes, BytesMut};
 
 /// What went wrong on the network, coarse enough to be the same on every platform and in simulation.

@@ -7,9 +7,8 @@ use super::layout::Entry;
 use crate::protocol::message::{Draft, RecordView, sys_flag, tags_code};
 use crate::protocol::properties;
 use crate::runtime::WallMillis;
+use crate::types::topic_name::SCHEDULE_TOPIC;
 
-/// Topic whose queues carry delivery times in place of tags codes.
-const SCHEDULE_TOPIC: &str = "SCHEDULE_TOPIC_XXXX";
 /// Java's delay of a level that its table does not have.
 const UNKNOWN_LEVEL_DELAY_MS: i64 = 1000;
 

@@ -23,12 +23,9 @@ use super::{FileOf, Shared, Store, StoreError};
 use crate::protocol::body::json;
 use crate::protocol::message::{RecordView, java_hash};
 use crate::runtime::{Disk, File, OpenMode, Runtime};
+use crate::types::topic_name::{HALF_OP_TOPIC, HALF_TOPIC, REVIVE_TOPIC_PREFIX, TIMER_TOPIC};
 
-const TIMER_TOPIC: &str = "rmq_sys_wheel_timer";
-const HALF_TOPIC: &str = "RMQ_SYS_TRANS_HALF_TOPIC";
-const HALF_OP_TOPIC: &str = "RMQ_SYS_TRANS_OP_HALF_TOPIC";
 const TRANSACTION_GROUP: &str = "CID_RMQ_SYS_TRANS";
-const REVIVE_TOPIC_PREFIX: &str = "rmq_sys_REVIVE_LOG_";
 const REVIVE_GROUP: &str = "CID_RMQ_SYS_REVIVE_GROUP";
 const CHECKPOINT_TAG: &str = "ck";
 /// Bytes of a timer log read at once, in whole units.

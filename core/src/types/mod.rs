@@ -1,5 +1,8 @@
 //! Words of the domain as types, and maps whose order does not depend on a random seed.
 
+pub mod address;
+pub mod topic_name;
+
 use serde::ser::SerializeStruct;
 use serde::{Deserialize, Serialize, Serializer};
 

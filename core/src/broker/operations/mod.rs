@@ -14,7 +14,6 @@ mod send;
 mod send_back;
 mod topics;
 
-use std::net::SocketAddr;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
@@ -35,6 +34,7 @@ use super::state::{Change, Effects, Tables};
 use crate::config::{BrokerConfig, FlushDiskType};
 use crate::runtime::Runtime;
 use crate::store::Store;
+use crate::types::address::SocketAddr;
 
 /// Who asks, over which connection.
 #[derive(Clone, Copy, Debug)]

@@ -3,7 +3,6 @@
 //!
 //! Sources: `SendMessageProcessor.java`, `AbstractSendMessageProcessor.java` (`msgCheck`), `HookUtils.java`.
 
-use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
@@ -15,6 +14,7 @@ use crate::protocol::properties;
 use crate::runtime::{Runtime, WallMillis};
 use crate::store::{AppendError, Appended};
 use crate::types::PhysicalOffset;
+use crate::types::address::{IpAddr, SocketAddr};
 
 /// The first protocol version whose own limit of retries is honoured (V3_4_9).
 pub(super) const VERSION_WITH_MAX_RECONSUME_TIMES: i32 = 121;

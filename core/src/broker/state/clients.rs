@@ -5,7 +5,6 @@
 //! without members does not exist; a connection belongs to one client id.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -13,6 +12,7 @@ use super::subscription::Subscription;
 use crate::protocol::body::{ConsumeFromWhere, ConsumeType, MessageModel};
 use crate::runtime::Mono;
 use crate::types::Map;
+use crate::types::address::SocketAddr;
 
 /// A connection, numbered by the server.
 pub type ConnectionId = u64;

@@ -12,6 +12,7 @@ use serde::{Deserialize, Serialize};
 use crate::protocol::body::{DataVersion, Permission, TopicConfig};
 use crate::runtime::WallMillis;
 use crate::types::Map;
+pub use crate::types::topic_name::{HALF_OP_TOPIC, HALF_TOPIC, REVIVE_TOPIC_PREFIX, SCHEDULE_TOPIC, TIMER_TOPIC};
 
 /// Retried messages of a group wait in the topic with this prefix and the group's name.
 pub const RETRY_PREFIX: &str = "%RETRY%";
@@ -19,19 +20,8 @@ pub const RETRY_PREFIX: &str = "%RETRY%";
 pub const DEAD_LETTER_PREFIX: &str = "%DLQ%";
 /// The template that producers name when their topic does not exist yet.
 pub const DEFAULT_TOPIC: &str = "TBW102";
-/// Where messages with a delay level wait, one queue per level.
-pub const SCHEDULE_TOPIC: &str = "SCHEDULE_TOPIC_XXXX";
-/// Half messages of transactions.
-pub const HALF_TOPIC: &str = "RMQ_SYS_TRANS_HALF_TOPIC";
-/// Operations on half messages.
-pub const HALF_OP_TOPIC: &str = "RMQ_SYS_TRANS_OP_HALF_TOPIC";
 /// Half messages that nobody resolved.
 pub const HALF_DISCARD_TOPIC: &str = "TRANS_CHECK_MAX_TIME_TOPIC";
-
-/// Timer messages of RocketMQ.
-pub const TIMER_TOPIC: &str = "rmq_sys_wheel_timer";
-/// Checkpoints and acknowledgements of POP.
-pub const REVIVE_TOPIC_PREFIX: &str = "rmq_sys_REVIVE_LOG_";
 
 /// Longest topic name in bytes: old record formats keep it in one signed byte, and Go and Node.js misread longer ones.
 pub const NAME_BYTES_MAX: usize = 127;
