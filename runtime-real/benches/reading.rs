@@ -42,10 +42,10 @@ async fn fill(store: &Store<Real>) {
         };
         store.append_when_ready(&[draft]).await.expect("appended");
         if number % TURN == TURN - 1 {
-            store.write_pending().expect("written");
+            store.write_pending().await.expect("written");
         }
     }
-    store.write_pending().expect("written");
+    store.write_pending().await.expect("written");
 }
 
 fn request(topic: &str, offset: i64) -> GetRequest<'_> {

@@ -68,7 +68,7 @@ fn turn(runtime: &tokio::runtime::Runtime, store: &Store<Real>, body: &[u8], cou
             Err(error) => panic!("{error}"),
         }
     }
-    store.write_pending().expect("written");
+    runtime.block_on(store.write_pending()).expect("written");
 }
 
 /// The same bytes copied, and written by plain calls.

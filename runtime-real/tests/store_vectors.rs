@@ -538,7 +538,7 @@ fn with_extension(root: &Path) -> StoreConfig {
                 properties: &properties,
             };
             store.append_when_ready(&[draft]).await.unwrap();
-            store.write_pending().unwrap();
+            store.write_pending().await.unwrap();
         }
         store.close().await.unwrap();
     })

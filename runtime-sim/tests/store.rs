@@ -138,7 +138,7 @@ async fn append_for_ever(rt: SimRuntime, store: Store<SimRuntime>, plan: Plan, w
             }
             Err(error) => panic!("writer {writer}: {error}"),
         };
-        let promised = match store.write_pending() {
+        let promised = match store.write_pending().await {
             Ok(()) if plan.mode == FlushMode::Sync => store.flushed(appended.end).await,
             other => other,
         };

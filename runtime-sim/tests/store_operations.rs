@@ -51,7 +51,7 @@ async fn send(store: &Sim, topic: &str, queue_id: i32, body: &str, text: &str) -
         properties: text,
     };
     let appended = store.append_when_ready(&[draft]).await.expect("appended");
-    store.write_pending().expect("written");
+    store.write_pending().await.expect("written");
     store.flushed(appended.end).await.expect("flushed");
     appended.positions[0].queue_offset
 }
@@ -330,7 +330,7 @@ fn after_a_failed_sync_nothing_is_acknowledged() {
             store.append(&[draft]),
             Err(AppendError::Store(StoreError::Poisoned(_)))
         ));
-        assert!(store.write_pending().is_err() && store.close().await.is_err() && store.info().poisoned);
+        assert!(store.write_pending().await.is_err() && store.close().await.is_err() && store.info().poisoned);
         assert_eq!(
             store.bounds("T", 0).unwrap().max,
             1,

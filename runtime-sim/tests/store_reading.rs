@@ -55,7 +55,7 @@ async fn filled(rt: &SimRuntime, queues: i32) -> Sim {
                 properties: "",
             };
             let appended = store.append_when_ready(&[draft]).await.expect("appended");
-            store.write_pending().expect("written");
+            store.write_pending().await.expect("written");
             if offset + 1 == COUNT {
                 store.flushed(appended.end).await.expect("flushed");
             }

@@ -128,8 +128,7 @@ async fn deliver<R: Runtime>(operations: &Operations<R>, level: i32) -> Result<T
     }
     // Without a write nothing of this is visible, or counts as delivered.
     if due_offset.is_some() {
-        let end = operations.store.info().log_end;
-        let written = operations.store.written(crate::types::PhysicalOffset(end)).await;
+        let written = operations.store.write_pending().await;
         written.map_err(|error| Refusal::store_failed(&error))?;
         operations.store.flush_soon();
     }

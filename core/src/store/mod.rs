@@ -4,7 +4,7 @@
 //! records go; `scan`, `recovery`: where the log ends; `dispatch`: which queue entries a record gets; `tail`s of queues).
 //! It knows nothing of topics' configuration, consumers or the network.
 //!
-//! A message goes: `append` (positions assigned, encoded into memory) → `write_pending` (one write per group) → with
+//! A message goes: `append` (positions assigned, encoded into memory) → `written` (one write per group) → with
 //! synchronous flush `flushed` → the *confirm position* passes it → its queue entry is made, [`Arrivals`] is told, readers see
 //! it. Nothing is visible beyond the confirm position: end of what is written, or of what is durable with [`FlushMode::Sync`].
 //!

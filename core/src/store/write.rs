@@ -189,11 +189,10 @@ impl<R: Runtime> Store<R> {
         shared.on_file.reached(end.0).await
     }
 
-    /// As [`written`](Store::written) for everything appended so far, on this thread, which waits for whoever writes.
-    pub fn write_pending(&self) -> Result<(), StoreError> {
-        let shared = &self.owner.shared;
-        shared.check()?;
-        shared.write_group()
+    /// As [`written`](Store::written), for everything appended so far.
+    pub async fn write_pending(&self) -> Result<(), StoreError> {
+        let end = lock(&self.owner.shared.log).end();
+        self.written(PhysicalOffset(end)).await
     }
 }
 

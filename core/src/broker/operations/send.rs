@@ -312,9 +312,7 @@ impl<R: Runtime> Operations<R> {
                 }
                 // What waits is ours to write: make room and try once more.
                 Err(AppendError::Busy { .. }) => {
-                    let end = self.store.info().log_end;
-                    let written = self.store.written(PhysicalOffset(end)).await;
-                    written.map_err(AppendError::Store)?;
+                    self.store.write_pending().await.map_err(AppendError::Store)?;
                     return Ok(self.store.append(drafts)?);
                 }
                 Err(error) => return Err(error.into()),
