@@ -62,7 +62,7 @@ use index::Index;
 use layout::Paths;
 use log::AppendLog;
 pub use pressure::RefusalCounts;
-use pressure::{DiskGauge, RefusalCounters, WriteClock};
+use pressure::{DiskGauge, WriteClock};
 use queues::QueueTable;
 use trust::Trust;
 use walkers::Walkers;
@@ -139,7 +139,7 @@ struct Shared<R: Runtime> {
     last_checkpoint: Mutex<Checkpoint>,
     disk_gauge: DiskGauge,
     write_clock: WriteClock,
-    refusals: RefusalCounters,
+    refusals: Mutex<RefusalCounts>,
     write_groups: AtomicU64,
     flush_groups: AtomicU64,
 
@@ -198,7 +198,7 @@ impl<R: Runtime> Store<R> {
             write_groups: shared.write_groups.load(Relaxed),
             flush_groups: shared.flush_groups.load(Relaxed),
             disk_used_percent: shared.disk_gauge.used_percent(),
-            refused: shared.refusals.counts(),
+            refused: *lock(&shared.refusals),
             write_busy_ms: shared
                 .write_clock
                 .elapsed(|| shared.runtime.mono())

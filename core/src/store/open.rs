@@ -12,7 +12,7 @@ use super::formats::dledger::DLEDGER_FOLDER_PREFIX;
 use super::index::Index;
 use super::layout::Paths;
 use super::log::{AppendLog, LogLimits};
-use super::pressure::{DiskGauge, RefusalCounters, WriteClock};
+use super::pressure::{DiskGauge, WriteClock};
 use super::recovery::{Recovered, recover};
 use super::trust::Trust;
 use super::walkers::Walkers;
@@ -272,7 +272,7 @@ fn share<R: Runtime>(
         last_checkpoint: Mutex::new(checkpoint),
         disk_gauge: DiskGauge::new(),
         write_clock: WriteClock::default(),
-        refusals: RefusalCounters::default(),
+        refusals: Mutex::default(),
         write_groups: AtomicU64::new(0),
         flush_groups: AtomicU64::new(0),
         poison: OnceLock::new(),

@@ -99,17 +99,6 @@ impl DiskGauge {
     }
 }
 
-/// Appends refused since the start, by cause.
-#[derive(Debug, Default)]
-pub(super) struct RefusalCounters {
-    page_cache_busy: AtomicU64,
-    pending_bytes: AtomicU64,
-    disk_full: AtomicU64,
-    disk_space_low: AtomicU64,
-    no_file: AtomicU64,
-    poisoned: AtomicU64,
-}
-
 /// Appends refused since the start, by cause. What the sender did wrong is not counted.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct RefusalCounts {
@@ -121,30 +110,18 @@ pub struct RefusalCounts {
     pub poisoned: u64,
 }
 
-impl RefusalCounters {
-    pub(super) fn count(&self, error: &AppendError) {
+impl RefusalCounts {
+    pub(super) fn count(&mut self, error: &AppendError) {
         let counter = match error {
-            AppendError::PageCacheBusy { .. } => &self.page_cache_busy,
-            AppendError::Busy { .. } => &self.pending_bytes,
-            AppendError::DiskFull { .. } => &self.disk_full,
-            AppendError::DiskSpaceLow { .. } => &self.disk_space_low,
-            AppendError::NoFile(_) => &self.no_file,
-            AppendError::Store(StoreError::Poisoned(_)) => &self.poisoned,
+            AppendError::PageCacheBusy { .. } => &mut self.page_cache_busy,
+            AppendError::Busy { .. } => &mut self.pending_bytes,
+            AppendError::DiskFull { .. } => &mut self.disk_full,
+            AppendError::DiskSpaceLow { .. } => &mut self.disk_space_low,
+            AppendError::NoFile(_) => &mut self.no_file,
+            AppendError::Store(StoreError::Poisoned(_)) => &mut self.poisoned,
             _ => return,
         };
-        counter.fetch_add(1, Ordering::Relaxed);
-    }
-
-    pub(super) fn counts(&self) -> RefusalCounts {
-        let get = |counter: &AtomicU64| counter.load(Ordering::Relaxed);
-        RefusalCounts {
-            page_cache_busy: get(&self.page_cache_busy),
-            pending_bytes: get(&self.pending_bytes),
-            disk_full: get(&self.disk_full),
-            disk_space_low: get(&self.disk_space_low),
-            no_file: get(&self.no_file),
-            poisoned: get(&self.poisoned),
-        }
+        *counter += 1;
     }
 }
 
@@ -193,7 +170,7 @@ mod tests {
 
     #[test]
     fn refusals_are_counted_by_their_cause() {
-        let counters = RefusalCounters::default();
+        let mut counters = RefusalCounts::default();
         counters.count(&AppendError::PageCacheBusy {
             busy_ms: 2000,
             limit_ms: 1000,
@@ -207,6 +184,6 @@ mod tests {
             poisoned: 1,
             ..RefusalCounts::default()
         };
-        assert_eq!(counters.counts(), expected);
+        assert_eq!(counters, expected);
     }
 }

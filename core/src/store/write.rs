@@ -65,7 +65,7 @@ impl<R: Runtime> Store<R> {
     pub fn append(&self, drafts: &[Draft<'_>]) -> Result<Appended, AppendError> {
         let appended = self.try_append(drafts);
         if let Err(error) = &appended {
-            self.owner.shared.refusals.count(error);
+            lock(&self.owner.shared.refusals).count(error);
         }
         appended
     }
@@ -162,7 +162,7 @@ impl<R: Runtime> Store<R> {
         match files.error {
             Some(error) if files.end < wanted => {
                 let error = AppendError::NoFile(error);
-                shared.refusals.count(&error);
+                lock(&shared.refusals).count(&error);
                 Err(error)
             }
             _ => Ok(()),
