@@ -251,10 +251,7 @@ impl<R: Runtime> Shared<R> {
         while at < bounds.max {
             let loaded = queue.load(at).await?.unwrap_or_default();
             if loaded.is_empty() {
-                return Err(StoreError::Queue {
-                    queue: format!("{}-{}", queue.topic, queue.queue_id),
-                    offset: at,
-                });
+                return Err(queue.unreadable(at));
             }
             for (offset, bytes) in (at..bounds.max).zip(loaded.chunks_exact(ENTRY_SIZE as usize)) {
                 at = offset + 1;

@@ -14,8 +14,8 @@ use std::sync::{Arc, Mutex};
 
 use bytes::Bytes;
 
-use super::Bounds;
 use super::layout::{ENTRY_SIZE, Entry, file_name};
+use super::{Bounds, StoreError};
 use crate::runtime::{Disk, DiskError, File, OpenMode};
 use crate::sync::lock;
 
@@ -186,6 +186,14 @@ impl<F: File> Queue<F> {
         Queue::new(topic, queue_id, folder, file_size, parts)
     }
 
+    /// None of its files can give an entry that it has.
+    pub(crate) fn unreadable(&self, offset: i64) -> StoreError {
+        StoreError::Queue {
+            queue: format!("{}-{}", self.topic, self.queue_id),
+            offset,
+        }
+    }
+
     /// The offset that the next appended record gets.
     pub(crate) fn assigned(&self) -> i64 {
         self.assigned.load(Ordering::Relaxed)
@@ -296,7 +304,7 @@ impl<F: File> Queue<F> {
 
     /// The entry at `offset`; reads its file if it must.
     pub(crate) async fn entry(&self, offset: i64) -> Result<Option<Entry>, DiskError> {
-        let (_, within, size) = self.locate(offset, offset + 1);
+        let (start, within, size) = self.locate(offset, offset + 1);
         let file = {
             let state = lock(&self.state);
             if offset < 0 || offset >= state.tail.next() {
@@ -305,7 +313,6 @@ impl<F: File> Queue<F> {
             if let Some(entry) = state.tail.get(offset) {
                 return Ok(Some(entry));
             }
-            let (start, _, _) = self.locate(offset, offset + 1);
             let Some(queue_file) = state.files.get(&start) else {
                 return Ok(None);
             };

@@ -49,21 +49,30 @@ impl<R: Runtime> Store<R> {
     /// A pull that needs no waiting: an answer without messages, or messages that are in memory. `None`: use
     /// [`get`](Store::get). What it gives is for a socket.
     pub fn get_hot(&self, request: &GetRequest<'_>) -> Option<Got> {
-        match self.try_hot(request, Form::Slices) {
+        let (queue, bounds) = match self.queue_of(request) {
+            ControlFlow::Continue(found) => found,
+            ControlFlow::Break(got) => return Some(got),
+        };
+        match self.try_hot(&queue, bounds, request, Form::Slices) {
             Hot::Got(got) => Some(got),
             Hot::ColdEntries | Hot::ColdRecords => None,
         }
     }
 
-    fn try_hot(&self, request: &GetRequest<'_>, form: Form) -> Hot {
-        let shared = &self.owner.shared;
-        let Some(queue) = shared.queues.get(request.topic, request.queue_id) else {
-            return Hot::Got(Got::nothing(GetStatus::NoMatchedLogicQueue, 0, Bounds::default()));
+    /// A pull's queue and its bounds, unless those are the answer.
+    fn queue_of(&self, request: &GetRequest<'_>) -> ControlFlow<Got, (Arc<Queue<FileOf<R>>>, Bounds)> {
+        let Some(queue) = self.owner.shared.queues.get(request.topic, request.queue_id) else {
+            return ControlFlow::Break(Got::nothing(GetStatus::NoMatchedLogicQueue, 0, Bounds::default()));
         };
         let bounds = queue.bounds();
-        if let Some(got) = by_bounds(request.offset, bounds) {
-            return Hot::Got(got);
+        match by_bounds(request.offset, bounds) {
+            Some(got) => ControlFlow::Break(got),
+            None => ControlFlow::Continue((queue, bounds)),
         }
+    }
+
+    fn try_hot(&self, queue: &Queue<FileOf<R>>, bounds: Bounds, request: &GetRequest<'_>, form: Form) -> Hot {
+        let shared = &self.owner.shared;
         let limit = shared.config.transfer_in_memory;
         let mut meets_address = false;
         let selection = shared.select(request, limit, |visit| {
@@ -97,18 +106,15 @@ impl<R: Runtime> Store<R> {
     }
 
     async fn get_as(&self, request: &GetRequest<'_>, form: Form) -> Result<Got, StoreError> {
-        let hot = self.try_hot(request, form);
+        let (queue, bounds) = match self.queue_of(request) {
+            ControlFlow::Continue(found) => found,
+            ControlFlow::Break(got) => return Ok(got),
+        };
+        let hot = self.try_hot(&queue, bounds, request, form);
         if let Hot::Got(got) = hot {
             return Ok(got);
         }
         let shared = &self.owner.shared;
-        let Some(queue) = shared.queues.get(request.topic, request.queue_id) else {
-            return Ok(Got::nothing(GetStatus::NoMatchedLogicQueue, 0, Bounds::default()));
-        };
-        let bounds = queue.bounds();
-        if let Some(got) = by_bounds(request.offset, bounds) {
-            return Ok(got);
-        }
         let mut request = request.clone();
         if matches!(hot, Hot::ColdEntries) {
             request.filter = shared.filter_with_extension(&queue, &request).await?;
@@ -227,10 +233,7 @@ impl<R: Runtime> Shared<R> {
         request: &'a GetRequest<'a>,
         limit: TransferLimit,
     ) -> Result<Selection<'a>, StoreError> {
-        let unreadable = || StoreError::Queue {
-            queue: format!("{}-{}", request.topic, request.queue_id),
-            offset: request.offset,
-        };
+        let unreadable = || queue.unreadable(request.offset);
         let loaded = queue.load(request.offset).await?.ok_or_else(unreadable)?;
         let entries = loaded.chunks_exact(ENTRY_SIZE as usize).take(scan_count(request));
         let selection = self.select(request, limit, |visit| {
