@@ -7,7 +7,7 @@
 //! A save that fails refuses those who wait for it; it is tried again with the next change, and every few seconds.
 
 use std::collections::BTreeMap;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
@@ -25,10 +25,6 @@ use crate::config::BrokerConfig;
 use crate::runtime::{Mono, Runtime};
 use crate::store::json;
 use crate::sync::{Notify, Watch};
-
-const OFFSETS_FILE: &str = "consumerOffset.json";
-/// RocketMQ keeps *all* offsets here with `enableLmq=true`, and does not look into the other file.
-const LMQ_OFFSETS_FILE: &str = "lmqConsumerOffset.json";
 
 /// A table that is saved.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -59,12 +55,23 @@ impl Table {
             Table::Topics => "topics.json",
             Table::Groups => "subscriptionGroup.json",
             Table::Locks => "queueLocks.json",
-            Table::Offsets if config.topics.enable_lmq => LMQ_OFFSETS_FILE,
-            Table::Offsets => OFFSETS_FILE,
+            Table::Offsets => offsets_file(config.topics.enable_lmq),
             Table::Delays => "delayOffset.json",
             Table::Cuts => "queueCuts.json",
         };
-        config.store.root_dir.join("config").join(name)
+        path_of(config, name)
+    }
+}
+
+fn path_of(config: &BrokerConfig, name: &str) -> PathBuf {
+    config.store.root_dir.join("config").join(name)
+}
+
+/// With `enableLmq=true` RocketMQ keeps *all* offsets in a file of its own, and does not look into the other.
+fn offsets_file(enable_lmq: bool) -> &'static str {
+    match enable_lmq {
+        true => "lmqConsumerOffset.json",
+        false => "consumerOffset.json",
     }
 }
 
@@ -313,12 +320,11 @@ async fn read_offsets<R: Runtime>(runtime: &R, config: &BrokerConfig) -> Option<
     if let Some(saved) = read(runtime, config, Table::Offsets).await.unwrap_or_default() {
         return Some(saved);
     }
-    let mut other = config.clone();
-    other.topics.enable_lmq = !config.topics.enable_lmq;
-    let saved = read(runtime, &other, Table::Offsets).await.unwrap_or_default()?;
+    let other = path_of(config, offsets_file(!config.topics.enable_lmq));
+    let saved = read_file(runtime, &other).await.unwrap_or_default()?;
     log::warn!(
         "committed offsets are taken from {}; from now on they are in {}",
-        Table::Offsets.path(&other).display(),
+        other.display(),
         Table::Offsets.path(config).display()
     );
     Some(saved)
@@ -331,8 +337,11 @@ async fn read<R: Runtime, T: DeserializeOwned>(
     config: &BrokerConfig,
     table: Table,
 ) -> Result<Option<T>, Unreadable> {
-    let path = table.path(config);
-    match json::load(runtime.disk(), &path).await {
+    read_file(runtime, &table.path(config)).await
+}
+
+async fn read_file<R: Runtime, T: DeserializeOwned>(runtime: &R, path: &Path) -> Result<Option<T>, Unreadable> {
+    match json::load(runtime.disk(), path).await {
         Ok(saved) => Ok(saved),
         Err(error) => {
             log::error!("{} does not read and is taken for empty: {error}", path.display());
