@@ -249,15 +249,8 @@ impl File for RealFile {
         let Ok((start, end)) = self.0.range(offset, size) else {
             return false;
         };
-        {
-            let mapping = self.0.mapping.read().unwrap_or_else(PoisonError::into_inner);
-            if end <= mapping.len() {
-                return mapping.is_resident(start, end);
-            }
-        }
-        self.0
-            .map_again(end, |mapping| mapping.is_resident(start, end))
-            .unwrap_or(false)
+        let is_resident = self.0.mapped(end, |mapping| mapping.is_resident(start, end));
+        is_resident.unwrap_or(false)
     }
 
     fn read_resident(&self, offset: u64, buffer: &mut [u8]) -> Result<bool, DiskError> {
@@ -286,13 +279,7 @@ impl File for RealFile {
 
     fn read_hot(&self, offset: u64, size: usize) -> Result<Bytes, DiskError> {
         let (start, end) = self.0.range(offset, size)?;
-        {
-            let mapping = self.0.mapping.read().unwrap_or_else(PoisonError::into_inner);
-            if end <= mapping.len() {
-                return Ok(mapping.slice(start, end));
-            }
-        }
-        self.0.map_again(end, |mapping| mapping.slice(start, end))
+        self.0.mapped(end, |mapping| mapping.slice(start, end))
     }
 
     fn will_read(&self, offset: u64, size: usize) {
@@ -366,25 +353,16 @@ impl File for RealFile {
     }
 
     async fn fill(&self, offset: u64, size: u64) -> Result<(), DiskError> {
-        let shared = Arc::clone(&self.0);
-        let done = self.0.syncs.run(move || {
+        let filled = self.on_sync_thread(move |shared| {
             shared.write_zeros(offset, size).map_err(|error| shared.error(&error))?;
             shared.len.fetch_max(offset + size, Ordering::AcqRel);
             shared.sync_now()
         });
-        match done.await {
-            Ok(result) => result,
-            Err(_) => Err(self.0.error(&io::Error::other("sync thread ended"))),
-        }
+        filled.await
     }
 
     async fn sync(&self) -> Result<(), DiskError> {
-        let shared = Arc::clone(&self.0);
-        let done = self.0.syncs.run(move || shared.sync_now());
-        match done.await {
-            Ok(result) => result,
-            Err(_) => Err(self.0.error(&io::Error::other("sync thread ended"))),
-        }
+        self.on_sync_thread(Shared::sync_now).await
     }
 
     fn sync_in_place(&self) -> Result<(), DiskError> {
@@ -424,6 +402,20 @@ impl RealFile {
     }
 }
 
+impl RealFile {
+    async fn on_sync_thread<F>(&self, work: F) -> Result<(), DiskError>
+    where
+        F: FnOnce(&Shared) -> Result<(), DiskError> + Send + 'static,
+    {
+        let shared = Arc::clone(&self.0);
+        let done = self.0.syncs.run(move || work(&shared));
+        match done.await {
+            Ok(result) => result,
+            Err(_) => Err(self.0.error(&io::Error::other("sync thread ended"))),
+        }
+    }
+}
+
 impl Shared {
     /// `[start, end)` inside the file, as indices.
     fn range(&self, offset: u64, size: usize) -> Result<(usize, usize), DiskError> {
@@ -434,6 +426,17 @@ impl Shared {
             return Err(DiskError::new(DiskErrorKind::OutOfRange, &self.path, message));
         };
         Ok((end - size, end))
+    }
+
+    /// Takes something from the mapping, which reaches to `end` at least.
+    fn mapped<T>(&self, end: usize, take: impl FnOnce(&Mapping) -> T) -> Result<T, DiskError> {
+        {
+            let mapping = self.mapping.read().unwrap_or_else(PoisonError::into_inner);
+            if end <= mapping.len() {
+                return Ok(take(&mapping));
+            }
+        }
+        self.map_again(end, take)
     }
 
     /// Maps the whole file as long as it is now; at least `end` bytes.
