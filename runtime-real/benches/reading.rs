@@ -17,17 +17,8 @@ const TURN: i32 = 64;
 
 fn draft<'a>(topic: &'a str, queue_id: i32, properties: &'a str) -> Draft<'a> {
     Draft {
-        topic,
-        queue_id,
-        flag: 0,
-        sys_flag: 0,
-        born_time: WallMillis(1_700_000_000_000),
-        born_host: "127.0.0.1:40000".parse().expect("an address"),
-        store_host: "127.0.0.1:10911".parse().expect("an address"),
-        reconsume_times: 0,
-        prepared_transaction_offset: 0,
-        body: &BODY,
         properties,
+        ..Draft::new(topic, queue_id, &BODY)
     }
 }
 

@@ -20,7 +20,6 @@ use std::time::{Duration, Instant};
 use criterion::measurement::WallTime;
 use criterion::{BenchmarkGroup, Criterion, Throughput, criterion_group, criterion_main};
 use orrery_core::protocol::message::{self, Draft};
-use orrery_core::runtime::WallMillis;
 use orrery_core::store::{AppendError, GetRequest, GetStatus, Store, StoreConfig, TagFilter};
 use orrery_runtime_real::Real;
 
@@ -42,17 +41,8 @@ fn folder() -> tempfile::TempDir {
 
 fn draft(queue_id: i32, body: &[u8]) -> Draft<'_> {
     Draft {
-        topic: "BenchmarkTest",
-        queue_id,
-        flag: 0,
-        sys_flag: 0,
-        born_time: WallMillis(1_700_000_000_000),
-        born_host: "127.0.0.1:40000".parse().expect("an address"),
-        store_host: "127.0.0.1:10911".parse().expect("an address"),
-        reconsume_times: 0,
-        prepared_transaction_offset: 0,
-        body,
         properties: PROPERTIES,
+        ..Draft::new("BenchmarkTest", queue_id, body)
     }
 }
 

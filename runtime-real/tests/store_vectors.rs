@@ -525,17 +525,8 @@ fn with_extension(root: &Path) -> StoreConfig {
         for index in 0..200 {
             let properties = properties::from_pairs([("TAGS", EXTENSION_TAGS[index % 3])]);
             let draft = Draft {
-                topic: "T",
-                queue_id: 0,
-                flag: 0,
-                sys_flag: 0,
-                born_time: WallMillis(1),
-                born_host: "127.0.0.1:1".parse().unwrap(),
-                store_host: "127.0.0.1:2".parse().unwrap(),
-                reconsume_times: 0,
-                prepared_transaction_offset: 0,
-                body: &[b'x'; 40],
                 properties: &properties,
+                ..Draft::new("T", 0, &[b'x'; 40])
             };
             store.append_when_ready(&[draft]).await.unwrap();
             store.write_pending().await.unwrap();

@@ -3,7 +3,6 @@
 use std::sync::Arc;
 
 use orrery_core::protocol::message::{self, Draft, RecordView};
-use orrery_core::runtime::WallMillis;
 use orrery_core::store::{FlushMode, GetRequest, Store, StoreConfig, TagFilter};
 use orrery_runtime_real::Real;
 
@@ -12,19 +11,7 @@ const MESSAGES: i64 = 400;
 
 async fn send(store: &Store<Real>, queue_id: i32, number: i64) {
     let body = number.to_be_bytes();
-    let draft = Draft {
-        topic: "T",
-        queue_id,
-        flag: 0,
-        sys_flag: 0,
-        born_time: WallMillis(1),
-        born_host: "127.0.0.1:1".parse().expect("an address"),
-        store_host: "127.0.0.1:2".parse().expect("an address"),
-        reconsume_times: 0,
-        prepared_transaction_offset: 0,
-        body: &body,
-        properties: "",
-    };
+    let draft = Draft::new("T", queue_id, &body);
     let appended = store.append_when_ready(&[draft]).await.expect("appended");
     store.written(appended.end).await.expect("written");
     assert!(store.info().written >= appended.end.0, "written means in the file");

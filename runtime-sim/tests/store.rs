@@ -57,17 +57,8 @@ fn config(mode: FlushMode) -> StoreConfig {
 
 fn draft<'a>(topic: &'a str, queue_id: i32, body: &'a [u8], properties: &'a str) -> Draft<'a> {
     Draft {
-        topic,
-        queue_id,
-        flag: 0,
-        sys_flag: 0,
-        born_time: WallMillis(1),
-        born_host: "127.0.0.1:1".parse().unwrap(),
-        store_host: "127.0.0.1:2".parse().unwrap(),
-        reconsume_times: 0,
-        prepared_transaction_offset: 0,
-        body,
         properties,
+        ..Draft::new(topic, queue_id, body)
     }
 }
 

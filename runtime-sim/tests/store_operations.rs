@@ -38,17 +38,8 @@ async fn open(rt: &SimRuntime, config: StoreConfig) -> (Sim, Recovery) {
 /// Appends one message and waits until it is durable; gives its queue offset.
 async fn send(store: &Sim, topic: &str, queue_id: i32, body: &str, text: &str) -> i64 {
     let draft = Draft {
-        topic,
-        queue_id,
-        flag: 0,
-        sys_flag: 0,
-        born_time: WallMillis(1),
-        born_host: "127.0.0.1:1".parse().unwrap(),
-        store_host: "127.0.0.1:2".parse().unwrap(),
-        reconsume_times: 0,
-        prepared_transaction_offset: 0,
-        body: body.as_bytes(),
         properties: text,
+        ..Draft::new(topic, queue_id, body.as_bytes())
     };
     let appended = store.append_when_ready(&[draft]).await.expect("appended");
     store.write_pending().await.expect("written");

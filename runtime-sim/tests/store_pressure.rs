@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use orrery_core::protocol::message::Draft;
-use orrery_core::runtime::{Disk, Runtime, WallMillis};
+use orrery_core::runtime::{Disk, Runtime};
 use orrery_core::store::{AppendError, Appended, FlushMode, Store, StoreConfig};
 use orrery_runtime_sim::{DiskProfile, SimRuntime, run};
 
@@ -22,19 +22,7 @@ fn config() -> StoreConfig {
 }
 
 async fn append(store: &Store<SimRuntime>, body: &[u8]) -> Result<Appended, AppendError> {
-    let draft = Draft {
-        topic: "T",
-        queue_id: 0,
-        flag: 0,
-        sys_flag: 0,
-        born_time: WallMillis(1),
-        born_host: "127.0.0.1:1".parse().unwrap(),
-        store_host: "127.0.0.1:2".parse().unwrap(),
-        reconsume_times: 0,
-        prepared_transaction_offset: 0,
-        body,
-        properties: "",
-    };
+    let draft = Draft::new("T", 0, body);
     let appended = store.append_when_ready(&[draft]).await?;
     store.flushed(appended.end).await?;
     Ok(appended)

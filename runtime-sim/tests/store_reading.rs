@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use orrery_core::protocol::message::{self, Draft, RecordView};
-use orrery_core::runtime::{DiskErrorKind, WallMillis};
+use orrery_core::runtime::DiskErrorKind;
 use orrery_core::store::{FlushMode, GetRequest, GetStatus, Got, Store, StoreConfig, StoreError, TagFilter};
 use orrery_runtime_sim::{DiskFaults, SimRuntime, run};
 
@@ -41,19 +41,8 @@ async fn filled(rt: &SimRuntime, queues: i32) -> Sim {
     let store = open(rt).await;
     for offset in 0..COUNT {
         for queue_id in 0..queues {
-            let draft = Draft {
-                topic: "T",
-                queue_id,
-                flag: 0,
-                sys_flag: 0,
-                born_time: WallMillis(1),
-                born_host: "127.0.0.1:1".parse().unwrap(),
-                store_host: "127.0.0.1:2".parse().unwrap(),
-                reconsume_times: 0,
-                prepared_transaction_offset: 0,
-                body: &body(queue_id, offset),
-                properties: "",
-            };
+            let body = body(queue_id, offset);
+            let draft = Draft::new("T", queue_id, &body);
             let appended = store.append_when_ready(&[draft]).await.expect("appended");
             store.write_pending().await.expect("written");
             if offset + 1 == COUNT {

@@ -94,17 +94,8 @@ mod tests {
 
     fn record_with(position: u64, properties: &str) -> Vec<u8> {
         let draft = Draft {
-            topic: "T",
-            queue_id: 0,
-            flag: 0,
-            sys_flag: 0,
-            born_time: WallMillis(1),
-            born_host: "127.0.0.1:1".parse().unwrap(),
-            store_host: "127.0.0.1:2".parse().unwrap(),
-            reconsume_times: 0,
-            prepared_transaction_offset: 0,
-            body: b"body",
             properties,
+            ..Draft::new("T", 0, b"body")
         };
         let place = Placement {
             queue_offset: 0,
