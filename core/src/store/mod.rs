@@ -69,6 +69,7 @@ use walkers::Walkers;
 use write::{Dispatcher, Visible, Written};
 
 type FileOf<R> = <<R as Runtime>::Disk as Disk>::File;
+type QueueOf<R> = Arc<queue::Queue<FileOf<R>>>;
 type LockOf<R> = <<R as Runtime>::Disk as Disk>::Lock;
 
 /// One broker's log and queues. Clones share it; when the last is gone without [`close`](Store::close), its tasks end and

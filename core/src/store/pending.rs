@@ -10,7 +10,6 @@
 
 use std::collections::BTreeSet;
 use std::fmt;
-use std::sync::Arc;
 
 use serde::Deserialize;
 
@@ -18,8 +17,7 @@ use super::disk::list;
 use super::formats::timer_checkpoint::{TIMER_CHECKPOINT_SIZE, TimerCheckpoint};
 use super::formats::timer_log::{TIMER_UNIT_SIZE, TimerUnit};
 use super::layout::{ENTRY_SIZE, Entry, parse_file_name};
-use super::queue::Queue;
-use super::{FileOf, Shared, Store, StoreError};
+use super::{QueueOf, Shared, Store, StoreError};
 use crate::protocol::body::json;
 use crate::protocol::message::{RecordView, java_hash};
 use crate::runtime::{Disk, File, OpenMode, Runtime};
@@ -240,12 +238,7 @@ impl<R: Runtime> Shared<R> {
     }
 
     /// Shows the entries from an offset (or the queue's first) to the end.
-    async fn visit(
-        &self,
-        queue: &Arc<Queue<FileOf<R>>>,
-        from: i64,
-        mut visit: impl FnMut(i64, Entry),
-    ) -> Result<(), StoreError> {
+    async fn visit(&self, queue: &QueueOf<R>, from: i64, mut visit: impl FnMut(i64, Entry)) -> Result<(), StoreError> {
         let bounds = queue.bounds();
         let mut at = from.max(bounds.min);
         while at < bounds.max {

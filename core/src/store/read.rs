@@ -11,19 +11,18 @@
 //! bad sector with an error. What `trust` and `walkers` hold is a few hundred bytes; nothing is kept per message.
 
 use std::ops::ControlFlow;
+use std::sync::PoisonError;
 use std::sync::atomic::Ordering;
-use std::sync::{Arc, PoisonError};
 
 use bytes::{Bytes, BytesMut};
 
 use super::dispatch::places;
 use super::layout::{ENTRY_SIZE, Entry};
-use super::queue::Queue;
 use super::select::{Picked, Reach, Selection, Taken, by_bounds, extent, runs};
 use super::trust::READ_BACK_SIZE;
 use super::walkers::Visit;
 use super::{
-    Boundary, Bounds, FileOf, GetRequest, GetStatus, Got, Shared, Store, StoreError, TagFilter, TransferLimit,
+    Boundary, Bounds, GetRequest, GetStatus, Got, QueueOf, Shared, Store, StoreError, TagFilter, TransferLimit,
 };
 use crate::protocol::message::{RecordView, STORE_TIME_PREFIX_SIZE, store_time};
 use crate::runtime::{DiskError, DiskErrorKind, Runtime, WallMillis};
@@ -60,7 +59,7 @@ impl<R: Runtime> Store<R> {
     }
 
     /// A pull's queue and its bounds, unless those are the answer.
-    fn queue_of(&self, request: &GetRequest<'_>) -> ControlFlow<Got, (Arc<Queue<FileOf<R>>>, Bounds)> {
+    fn queue_of(&self, request: &GetRequest<'_>) -> ControlFlow<Got, (QueueOf<R>, Bounds)> {
         let Some(queue) = self.owner.shared.queues.get(request.topic, request.queue_id) else {
             return ControlFlow::Break(Got::nothing(GetStatus::NoMatchedLogicQueue, 0, Bounds::default()));
         };
@@ -71,7 +70,7 @@ impl<R: Runtime> Store<R> {
         }
     }
 
-    fn try_hot(&self, queue: &Queue<FileOf<R>>, bounds: Bounds, request: &GetRequest<'_>, form: Form) -> Hot {
+    fn try_hot(&self, queue: &QueueOf<R>, bounds: Bounds, request: &GetRequest<'_>, form: Form) -> Hot {
         let shared = &self.owner.shared;
         let limit = shared.config.transfer_in_memory;
         let mut meets_address = false;
@@ -229,7 +228,7 @@ impl<R: Runtime> Shared<R> {
     /// Runs the selection over entries read off the reactors.
     async fn select_loaded<'a>(
         &self,
-        queue: &Queue<FileOf<R>>,
+        queue: &QueueOf<R>,
         request: &'a GetRequest<'a>,
         limit: TransferLimit,
     ) -> Result<Selection<'a>, StoreError> {
@@ -250,7 +249,7 @@ impl<R: Runtime> Shared<R> {
     /// The request's filter; if the entries that may be examined have addresses, one that knows what stands behind them.
     async fn filter_with_extension(
         &self,
-        queue: &Queue<FileOf<R>>,
+        queue: &QueueOf<R>,
         request: &GetRequest<'_>,
     ) -> Result<TagFilter, StoreError> {
         let filter = request.filter.clone();
@@ -466,7 +465,7 @@ impl<R: Runtime> Shared<R> {
     }
 
     /// Store time of the record behind an entry.
-    async fn entry_time(&self, queue: &Arc<Queue<FileOf<R>>>, offset: i64) -> Result<Option<WallMillis>, StoreError> {
+    async fn entry_time(&self, queue: &QueueOf<R>, offset: i64) -> Result<Option<WallMillis>, StoreError> {
         let Some(entry) = queue.entry(offset).await? else {
             return Ok(None);
         };

@@ -13,7 +13,7 @@ use super::files::FilesEnd;
 use super::flush::{FlushState, is_due};
 use super::index::index_loop;
 use super::zeros::zeros_loop;
-use super::{FlushMode, Shared, StoreError};
+use super::{FlushMode, QueueOf, Shared, StoreError};
 use crate::runtime::{Disk, DiskErrorKind, Runtime, TaskSet};
 use crate::sync::lock;
 
@@ -150,7 +150,7 @@ async fn clean_loop<R: Runtime>(shared: Arc<Shared<R>>) {
     }
 }
 
-pub(super) type Queues<R> = Vec<Arc<super::queue::Queue<super::FileOf<R>>>>;
+pub(super) type Queues<R> = Vec<QueueOf<R>>;
 
 impl<R: Runtime> Shared<R> {
     /// Where the next log file starts, if one is wanted; closing waits until it is made. `None` once closed.

@@ -8,9 +8,9 @@ use super::dispatch::{TagsCode, is_queued};
 use super::files::FilesEnd;
 use super::layout::{Entry, is_folder_name};
 use super::log::{AppendLog, Group, Reserved};
-use super::queue::{Pushed, Queue};
+use super::queue::Pushed;
 use super::scan::{Step, step};
-use super::{AppendError, Appended, FileOf, FlushMode, Positions, Shared, Store, StoreError};
+use super::{AppendError, Appended, FlushMode, Positions, QueueOf, Shared, Store, StoreError};
 use crate::probe::Fact;
 use crate::protocol::message::{self, Draft, DraftError, Placement};
 use crate::runtime::{Runtime, WallMillis};
@@ -22,7 +22,7 @@ const WRITE_ROUNDS_MAX: usize = 4;
 
 /// A record that gets a queue entry once the confirm position passes its end.
 pub(super) struct Visible<R: Runtime> {
-    queue: Arc<Queue<FileOf<R>>>,
+    queue: QueueOf<R>,
     offset: i64,
     entry: Entry,
 }
@@ -238,7 +238,7 @@ impl<R: Runtime> Shared<R> {
         mut placed: impl FnMut(usize, Placement),
     ) -> Result<u64, AppendError> {
         let size = prepared.iter().map(|prepared| prepared.size).sum();
-        let mut last: Option<Arc<Queue<FileOf<R>>>> = None;
+        let mut last: Option<QueueOf<R>> = None;
         let mut log = lock(&self.log);
         // Again under the lock: closing sets it there, so that nothing slips in behind the last write.
         self.check()?;
@@ -341,7 +341,7 @@ impl<R: Runtime> Shared<R> {
     /// A record's queue offset must be the next one of its queue, counting those before it in the same append.
     fn check_offset(
         &self,
-        queue: &Arc<Queue<FileOf<R>>>,
+        queue: &QueueOf<R>,
         offset: i64,
         before: &[(Placement, Option<Visible<R>>)],
     ) -> Result<(), AppendError> {
