@@ -33,7 +33,6 @@
 //! | eviction | [`DiskFaults::evict`]: a file leaves memory just before it is asked for residency; a power loss empties all memory | read from the device, and check what comes from there | C01 |
 //! | dirty limit | [`DiskProfile::dirty_limit_bytes`]: the writer waits for write-back | bound its own unflushed bytes | C27 |
 //! | lock held | a second [`Disk::lock`](orrery_core::runtime::Disk::lock) while the first process lives | refuse to start | C22 |
-//!
 //! | short write | [`DiskFaults::short_write`]: the first part arrives in the cache, then the write fails | as for a write error | C02, C05 |
 //! | misdirected write | [`DiskFaults::misdirected_write`]: answered with success, right in the cache; the sync puts it elsewhere in the file | find both places by checksum and position; cold reads and the next start never hand them out | C01 |
 //! | rot below the cache | [`World::rot_at`](crate::World::rot_at): the device's copy changes, slices of the resident page stay right until the process ends | the same as bit rot | C01 |
