@@ -36,7 +36,6 @@ use self::persist::Saver;
 pub use self::persist::{SaveError, Table};
 use self::register::Registry;
 use crate::config::BrokerConfig;
-use crate::probe::Fact;
 use crate::protocol::Command;
 use crate::remoting::{Connections, Inbound, Limits, Peer, Server};
 use crate::runtime::{Listener as _, NetError, Runtime, TaskSet};
@@ -84,10 +83,6 @@ impl<R: Runtime> Broker<R> {
         let polls = Arc::new(LongPolls::<HeldPull>::new(config.admission.pull_queue_capacity));
         let arrivals: Arc<dyn Arrivals> = polls.clone();
         let (store, recovery) = Store::open(&runtime, StoreConfig::from(&config), arrivals).await?;
-        runtime.announce(Fact::Recovered {
-            end: recovery.log_end,
-            lost_bytes: recovery.cut_bytes,
-        });
         let loaded = persist::load(&runtime, &config).await;
         check_pending(&config, &store, &loaded.tables.offsets).await?;
         let tables = recovery::tables(&runtime, &config, &store, &recovery, loaded);
