@@ -17,6 +17,7 @@ use std::io;
 use std::net::SocketAddr;
 use std::pin::Pin;
 use std::sync::LazyLock;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::task::{Context, Poll};
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
@@ -47,7 +48,11 @@ impl Real {
         F: Future,
     {
         let mut builder = tokio::runtime::Builder::new_multi_thread();
-        builder.enable_all().thread_name("orrery-worker");
+        let thread_count = AtomicUsize::new(0);
+        builder.enable_all().thread_name_fn(move || {
+            let number = thread_count.fetch_add(1, Ordering::Relaxed);
+            format!("orrery-worker-{number}")
+        });
         if let Some(workers) = workers {
             builder.worker_threads(workers);
         }
