@@ -111,9 +111,5 @@ wait_for_port() {
 
 stock_fetch() {
   STOCK=$WORK/stock
-  [ -d "$STOCK/lib" ] && return 0
-  need mvn
-  mkdir -p "$STOCK/conf"
-  cp "$HERE/stock/pom.xml" "$STOCK/"
-  (cd "$STOCK" && maven "$STOCK/lib.part") && mv "$STOCK/lib.part" "$STOCK/lib"
+  "$HERE/stock/fetch" "$STOCK"
 }

@@ -43,7 +43,7 @@ enum Command {
 
 fn main() -> ExitCode {
     end_quietly_on_closed_pipe();
-    let arguments = Arguments::parse();
+    let arguments = Arguments::parse_from(commands::bench::java_options(std::env::args_os()));
     env_logger::Builder::from_env(env_logger::Env::default().default_filter_or(default_log(&arguments.command))).init();
     let code = run(arguments.command).unwrap_or_else(|failure| {
         eprintln!("orrery: {:#}", failure.cause());

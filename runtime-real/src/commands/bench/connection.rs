@@ -1,12 +1,11 @@
 //! One TCP connection that speaks the remoting protocol with as little work as possible: no time-out per request, no task
 //! per reply, no retry.
 
-use std::collections::VecDeque;
 use std::net::SocketAddr;
 use std::time::Duration;
 
 use anyhow::{Context, bail};
-use bytes::{Bytes, BytesMut};
+use bytes::BytesMut;
 use orrery_core::protocol::Command;
 use orrery_core::protocol::frame::{self, Limits, Outgoing};
 use orrery_core::runtime::{Reader, Runtime, Stream, Writer};
@@ -21,7 +20,6 @@ pub(super) struct Connection {
     reader: RealReader,
     writer: RealWriter,
     inbox: BytesMut,
-    chunks: VecDeque<Bytes>,
     limits: Limits,
 }
 
@@ -33,15 +31,8 @@ impl Connection {
             reader,
             writer,
             inbox: BytesMut::new(),
-            chunks: VecDeque::new(),
             limits: Limits::default(),
         })
-    }
-
-    /// Writes whole frames.
-    pub(super) async fn send(&mut self, frames: Bytes) -> anyhow::Result<()> {
-        self.chunks.push_back(frames);
-        Ok(self.writer.write_all(&mut self.chunks).await?)
     }
 
     pub(super) async fn send_command(&mut self, command: &Command) -> anyhow::Result<()> {

@@ -1,10 +1,10 @@
 //! `bench consumer`: one long-polling pull in flight per queue.
 
+use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, bail};
-use bytes::Bytes;
 use clap::{Args, ValueEnum};
 use orrery_core::protocol::Command;
 use orrery_core::protocol::code::{request, response};
@@ -13,6 +13,7 @@ use orrery_runtime_real::Real;
 
 use super::Shared;
 use super::connection::Connection;
+use super::reply::Records;
 use super::report::{self, Age, Counts, Part};
 use super::run::{Phase, Run, conduct};
 use super::target::{self, Purpose, Target};
@@ -54,6 +55,7 @@ pub(super) async fn run(arguments: Arguments, real: Real) -> anyhow::Result<bool
     let shared = &arguments.shared;
     shared.check()?;
     let targets = target::find(shared, &real, Purpose::Read).await?;
+    let addresses: Vec<SocketAddr> = targets.iter().map(|target| target.address).collect();
     let run = Arc::new(Run::new(shared));
     let mut tasks = TaskSet::new();
     let lanes_per_target = (usize::from(shared.connections) / targets.len()).max(1);
@@ -78,7 +80,7 @@ pub(super) async fn run(arguments: Arguments, real: Real) -> anyhow::Result<bool
         }
     }
     let mut last = (0, Age::default(), Age::default());
-    let used = conduct(&run, shared, &real, tasks, |counts, window| {
+    let used = conduct(&run, shared, &real, &addresses, tasks.join(), |counts, window| {
         print_line(real.wall().0, counts, &last, window);
         last = (counts.messages, counts.born.clone(), counts.stored.clone());
     })
@@ -238,7 +240,7 @@ impl Lane {
         if reply.code != response::SUCCESS {
             return Ok(0);
         }
-        let found = Found::read(&reply.body).context("the reply's records")?;
+        let found = Records::read(&reply.body).context("the reply's records")?;
         let (born_ms, stored_ms) = (wall_millis - found.born_millis, wall_millis - found.store_millis);
         self.part.born.add(born_ms);
         self.part.stored.add(stored_ms);
@@ -256,36 +258,4 @@ impl Lane {
 fn number(reply: &Command, key: &str) -> anyhow::Result<i64> {
     let value = reply.ext.get(key).with_context(|| format!("the reply has no {key}"))?;
     value.parse().with_context(|| format!("{key}={value}"))
-}
-
-/// What a pull found: how many records, and the times of the first.
-struct Found {
-    count: u64,
-    born_millis: i64,
-    store_millis: i64,
-}
-
-impl Found {
-    /// Steps over records by their sizes; a record begins with its size, and has its times at fixed places where hosts are IPv4.
-    fn read(body: &Bytes) -> Option<Found> {
-        const BORN_AT: usize = 40;
-        const STORED_AT: usize = 56;
-        let first = body.get(..STORED_AT + 8)?;
-        let time = |at: usize| Some(i64::from_be_bytes(first[at..at + 8].try_into().ok()?));
-        let mut count = 0;
-        let mut rest = &body[..];
-        while !rest.is_empty() {
-            let size = u32::from_be_bytes(*rest.first_chunk::<4>()?) as usize;
-            if size < STORED_AT + 8 {
-                return None;
-            }
-            rest = rest.get(size..)?;
-            count += 1;
-        }
-        Some(Found {
-            count,
-            born_millis: time(BORN_AT)?,
-            store_millis: time(STORED_AT)?,
-        })
-    }
 }

@@ -4,15 +4,29 @@
 //! lines are those of the Java `benchmark` scripts; on top come a warm-up that is not counted, percentiles in microseconds
 //! from the *intended* send time, processor time of broker and generator, and JSON.
 
+mod backlog;
+mod compare;
 mod connection;
 mod consumer;
+mod counters;
+mod floor;
+mod limits;
+mod load;
 mod processes;
 mod producer;
+mod pull;
+mod reply;
 mod report;
+mod residency;
 mod run;
+mod sampler;
+mod schedule;
+mod server;
 mod target;
 mod template;
 
+use std::ffi::OsString;
+use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::time::Duration;
 
@@ -20,13 +34,26 @@ use clap::{Args, Subcommand};
 use orrery_runtime_real::Real;
 
 pub(crate) use self::report::time_text;
+use super::stop::Stop;
 
 #[derive(Subcommand)]
 pub(crate) enum Bench {
     /// Sends messages as fast as replies allow, or at a fixed rate
     Producer(producer::Arguments),
-    /// Pulls messages as fast as the broker hands them out
+    /// Sends batches: many messages in one request
+    Batch(producer::BatchArguments),
+    /// Takes messages as they come, one long-polling pull per queue
     Consumer(consumer::Arguments),
+    /// Reads queues again and again as fast as the broker hands them out
+    Pull(pull::Arguments),
+    /// Fills one queue, and pulls it from the start from memory and from disk
+    Backlog(backlog::Arguments),
+    /// Serves the least that a broker has to do: the ceiling for the same generator
+    Floor(floor::Arguments),
+    /// Measures what this machine allows: round trips, syncs, writing, reading, copying
+    Limits(limits::Arguments),
+    /// Measures Apache RocketMQ and us by turns, and prints ratios
+    Compare(compare::Arguments),
 }
 
 /// Flags that both sides share.
@@ -66,15 +93,80 @@ struct Shared {
     json: Option<PathBuf>,
 }
 
+/// How requests are made.
+#[derive(Args, Clone)]
+struct Generator {
+    /// Threads of the generator; connections are spread over them
+    #[arg(long, default_value_t = 1, value_parser = clap::value_parser!(u16).range(1..=64))]
+    threads: u16,
+    /// Requests per second to intend; 0: as many as replies allow. Latency then counts from the intended time
+    #[arg(long, default_value_t = 0.0, value_parser = rate)]
+    rate: f64,
+}
+
+impl Generator {
+    fn shape(&self) -> load::Shape {
+        load::Shape {
+            threads: usize::from(self.threads),
+            rate: (self.rate > 0.0).then_some(self.rate),
+        }
+    }
+}
+
+/// The command line with the Java benchmark's long options that have one dash, as `-ri`, spelled with two.
+pub(crate) fn java_options(arguments: impl Iterator<Item = OsString>) -> Vec<OsString> {
+    let mut arguments: Vec<OsString> = arguments.collect();
+    if arguments.get(1).is_some_and(|command| command == "bench") {
+        for argument in &mut arguments {
+            if argument == "-ri" {
+                *argument = "--ri".into();
+            }
+        }
+    }
+    arguments
+}
+
 /// Runs a benchmark; true when nothing failed.
 pub(crate) async fn run(bench: Bench, real: Real) -> anyhow::Result<bool> {
     match bench {
         Bench::Producer(arguments) => producer::run(arguments, real).await,
+        Bench::Batch(arguments) => producer::run_batch(arguments, real).await,
         Bench::Consumer(arguments) => consumer::run(arguments, real).await,
+        Bench::Pull(arguments) => pull::run(arguments, real).await,
+        Bench::Backlog(arguments) => backlog::run(arguments, real).await,
+        Bench::Floor(arguments) => floor::run(&arguments),
+        Bench::Limits(arguments) => limits::run(arguments, real).await,
+        Bench::Compare(arguments) => compare::run(arguments, real).await,
+    }
+}
+
+/// Work that starts servers: a signal ends it, so that they are ended and their folders removed.
+async fn unless_stopped<T>(work: impl Future<Output = anyhow::Result<T>>) -> anyhow::Result<T> {
+    let mut stop = Stop::listen()?;
+    tokio::select! {
+        done = work => done,
+        () = stop.wait() => anyhow::bail!("interrupted"),
     }
 }
 
 impl Shared {
+    /// A broker at a known address, measured for a while.
+    fn of_broker(address: SocketAddr, topic: &str, queues: u16, connections: u16, pid: Option<u32>) -> Shared {
+        Shared {
+            namesrv: String::new(),
+            broker: Some(address.to_string()),
+            queues,
+            topic: topic.to_owned(),
+            connections,
+            warmup: 0.0,
+            seconds: 0.0,
+            quantity: 0,
+            report_interval: 3_600_000,
+            broker_pids: pid.into_iter().collect(),
+            json: None,
+        }
+    }
+
     fn check(&self) -> anyhow::Result<()> {
         match self.broker_pids.iter().find(|pid| !processes::exists(**pid)) {
             Some(pid) => anyhow::bail!("no process {pid} (--broker-pid)"),
@@ -97,6 +189,21 @@ fn seconds(text: &str) -> Result<f64, String> {
     match text.parse::<f64>() {
         Ok(seconds) if (0.0..=86_400.0).contains(&seconds) => Ok(seconds),
         _ => Err("seconds from 0 to 86400".to_owned()),
+    }
+}
+
+fn rate(text: &str) -> Result<f64, String> {
+    match text.parse::<f64>() {
+        Ok(rate) if rate == 0.0 || (0.01..=1e8).contains(&rate) => Ok(rate),
+        _ => Err("0, or requests per second from 0.01 to 100000000".to_owned()),
+    }
+}
+
+/// An option of the Java client that has no meaning without a client.
+fn unsupported(text: &str) -> Result<bool, String> {
+    match java_bool(text)? {
+        false => Ok(false),
+        true => Err("only false: the generator is not a client".to_owned()),
     }
 }
 

@@ -15,12 +15,37 @@ pub(super) fn processor_time(pids: &[u32]) -> Duration {
 
 /// Anonymous resident memory of all `pids`, in bytes: what a process holds itself, without mapped files.
 pub(super) fn anonymous_bytes(pids: &[u32]) -> u64 {
+    status_bytes(pids, "RssAnon:")
+}
+
+/// Resident pages of mapped files of all `pids`, in bytes.
+pub(super) fn file_bytes(pids: &[u32]) -> u64 {
+    status_bytes(pids, "RssFile:")
+}
+
+fn status_bytes(pids: &[u32], field: &str) -> u64 {
     let kibibytes = pids.iter().filter_map(|pid| {
         let status = fs::read_to_string(format!("/proc/{pid}/status")).ok()?;
-        let line = status.lines().find_map(|line| line.strip_prefix("RssAnon:"))?;
+        let line = status.lines().find_map(|line| line.strip_prefix(field))?;
         line.trim().strip_suffix(" kB")?.trim().parse::<u64>().ok()
     });
     kibibytes.sum::<u64>() * 1024
+}
+
+/// Bytes that all `pids` have caused to be sent to a disk; `None` if one may not be asked or is gone.
+pub(super) fn stored_bytes(pids: &[u32]) -> Option<u64> {
+    if pids.is_empty() {
+        return None;
+    }
+    let bytes = pids.iter().map(|pid| {
+        let io = fs::read_to_string(format!("/proc/{pid}/io")).ok()?;
+        io.lines()
+            .find_map(|line| line.strip_prefix("write_bytes:"))?
+            .trim()
+            .parse::<u64>()
+            .ok()
+    });
+    bytes.sum()
 }
 
 pub(super) fn exists(pid: u32) -> bool {
@@ -50,6 +75,8 @@ mod tests {
     #[test]
     fn this_process_has_memory_and_gone_ones_have_nothing() {
         assert!(anonymous_bytes(&[std::process::id()]) > 0);
+        assert!(file_bytes(&[std::process::id()]) > 0);
         assert_eq!(processor_time(&[u32::MAX]), Duration::ZERO);
+        assert_eq!((stored_bytes(&[]), stored_bytes(&[u32::MAX])), (None, None));
     }
 }

@@ -8,10 +8,11 @@ use anyhow::Context;
 use hdrhistogram::Histogram;
 use serde::Serialize;
 
+use super::counters::Counters as ServerCounters;
 use super::processes;
 
 /// Largest latency told apart from longer ones: one hour.
-const LATENCY_US_MAX: u64 = 3_600_000_000;
+const LATENCY_NS_MAX: u64 = 3_600_000_000_000;
 const PERCENTILES: [(&str, f64); 7] = [
     ("p50", 50.0),
     ("p75", 75.0),
@@ -64,26 +65,26 @@ pub(super) struct Part {
     pub(super) refused: BTreeMap<i32, u64>,
     pub(super) born: Age,
     pub(super) stored: Age,
-    latencies_us: Vec<u32>,
+    latencies_ns: Vec<u64>,
 }
 
 impl Part {
     pub(super) fn latency(&mut self, latency: Duration) {
-        let us = u32::try_from(latency.as_micros()).unwrap_or(u32::MAX);
-        self.latencies_us.push(us.max(1));
+        let ns = u64::try_from(latency.as_nanos()).unwrap_or(u64::MAX);
+        self.latencies_ns.push(ns.max(1));
     }
 
     /// Worth adding to the run's counts.
     pub(super) fn is_large(&self) -> bool {
-        self.latencies_us.len() >= 4096
+        self.latencies_ns.len() >= 4096
     }
 
     pub(super) fn clear(&mut self) {
         *self = Part {
-            latencies_us: std::mem::take(&mut self.latencies_us),
+            latencies_ns: std::mem::take(&mut self.latencies_ns),
             ..Part::default()
         };
-        self.latencies_us.clear();
+        self.latencies_ns.clear();
     }
 }
 
@@ -94,8 +95,8 @@ pub(super) struct Counts {
     requests: u64,
     unknown: u64,
     refused: BTreeMap<i32, u64>,
-    latency_us: Histogram<u64>,
-    latency_us_sum: u64,
+    latency_ns: Histogram<u64>,
+    latency_ns_sum: u64,
     pub(super) born: Age,
     pub(super) stored: Age,
 }
@@ -108,8 +109,8 @@ impl Counts {
             requests: 0,
             unknown: 0,
             refused: BTreeMap::new(),
-            latency_us: Histogram::new_with_bounds(1, LATENCY_US_MAX, 3).expect("constant bounds are valid"),
-            latency_us_sum: 0,
+            latency_ns: Histogram::new_with_bounds(1, LATENCY_NS_MAX, 3).expect("constant bounds are valid"),
+            latency_ns_sum: 0,
             born: Age::default(),
             stored: Age::default(),
         }
@@ -124,9 +125,9 @@ impl Counts {
         for (code, count) in &part.refused {
             *self.refused.entry(*code).or_default() += count;
         }
-        for us in &part.latencies_us {
-            self.latency_us.saturating_record(u64::from(*us));
-            self.latency_us_sum += u64::from(*us);
+        for ns in &part.latencies_ns {
+            self.latency_ns.saturating_record(*ns);
+            self.latency_ns_sum += *ns;
         }
         self.born.merge(&part.born);
         self.stored.merge(&part.stored);
@@ -137,6 +138,10 @@ impl Counts {
         self.unknown + self.refused_count()
     }
 
+    pub(super) fn bytes(&self) -> u64 {
+        self.bytes
+    }
+
     pub(super) fn unknown(&self) -> u64 {
         self.unknown
     }
@@ -145,55 +150,101 @@ impl Counts {
         self.refused.values().sum()
     }
 
-    /// How many latencies there are, and their sum in microseconds.
+    /// How many latencies there are, and their sum in nanoseconds.
     pub(super) fn latencies(&self) -> (u64, u64) {
-        (self.latency_us.len(), self.latency_us_sum)
+        (self.latency_ns.len(), self.latency_ns_sum)
     }
 
     pub(super) fn latency_ms_max(&self) -> u64 {
-        self.latency_us.max() / 1000
+        self.latency_ns.max() / 1_000_000
+    }
+
+    /// A percentile of latency in microseconds; 100: the longest. `None` if nothing was measured.
+    pub(super) fn percentile_us(&self, percentile: f64) -> Option<f64> {
+        let us = self.latency_ns.value_at_percentile(percentile) as f64 / 1e3;
+        (!self.latency_ns.is_empty()).then_some(us)
     }
 }
 
-/// Processor time and memory around the measured part.
+/// Processor time, memory and writing around the measured part.
 pub(super) struct Usage {
     started: Instant,
     broker_pids: Vec<u32>,
     broker: Duration,
+    broker_stored_bytes: Option<u64>,
     own: Duration,
+    server: Option<ServerCounters>,
 }
 
 impl Usage {
-    pub(super) fn start(broker_pids: &[u32]) -> Usage {
+    pub(super) fn start(broker_pids: &[u32], server: Option<ServerCounters>) -> Usage {
         Usage {
             started: Instant::now(),
             broker_pids: broker_pids.to_vec(),
             broker: processes::processor_time(broker_pids),
+            broker_stored_bytes: processes::stored_bytes(broker_pids),
             own: processes::processor_time(&[std::process::id()]),
+            server,
         }
     }
 
+    /// Time and processor time end here; the broker's counters may be asked for afterwards.
     pub(super) fn end(&self) -> Used {
         let elapsed = self.started.elapsed();
         let cores = |used: Duration| used.as_secs_f64() / elapsed.as_secs_f64().max(1e-9);
         let broker = processes::processor_time(&self.broker_pids).saturating_sub(self.broker);
         let own = processes::processor_time(&[std::process::id()]).saturating_sub(self.own);
         let known = !self.broker_pids.is_empty();
+        let stored = processes::stored_bytes(&self.broker_pids);
         Used {
             seconds: elapsed.as_secs_f64(),
             broker_cores: known.then(|| cores(broker)),
             broker_anonymous_bytes: known.then(|| processes::anonymous_bytes(&self.broker_pids)),
+            broker_file_bytes: known.then(|| processes::file_bytes(&self.broker_pids)),
+            broker_stored_bytes: stored
+                .zip(self.broker_stored_bytes)
+                .map(|(now, before)| now.saturating_sub(before)),
+            broker_written_bytes: None,
+            broker_writes: None,
+            broker_syncs: None,
             own_cores: cores(own),
         }
     }
+
+    pub(super) fn add_server(&self, used: &mut Used, server: Option<ServerCounters>) {
+        let delta = server.zip(self.server).map(|(now, before)| now.since(before));
+        used.broker_written_bytes = delta.map(|delta| delta.bytes_written);
+        used.broker_writes = delta.map(|delta| delta.writes);
+        used.broker_syncs = delta.map(|delta| delta.syncs);
+    }
 }
 
-#[derive(Serialize)]
+/// What a run took. `None` is unknown.
+#[derive(Clone, Serialize)]
 pub(super) struct Used {
     pub(super) seconds: f64,
     pub(super) broker_cores: Option<f64>,
     pub(super) broker_anonymous_bytes: Option<u64>,
+    pub(super) broker_file_bytes: Option<u64>,
+    /// Bytes that the kernel sent to the disk for the broker.
+    pub(super) broker_stored_bytes: Option<u64>,
+    /// By the broker's own counters: bytes given to the kernel, calls for it, and syncs.
+    pub(super) broker_written_bytes: Option<u64>,
+    pub(super) broker_writes: Option<u64>,
+    pub(super) broker_syncs: Option<u64>,
     pub(super) own_cores: f64,
+}
+
+/// A run's counts and what it took.
+pub(super) struct Measured {
+    pub(super) counts: Counts,
+    pub(super) used: Used,
+}
+
+impl Measured {
+    pub(super) fn messages_per_second(&self) -> f64 {
+        self.counts.messages as f64 / self.used.seconds.max(1e-9)
+    }
 }
 
 /// The result file. Field names are part of the format; new ones may be added.
@@ -224,7 +275,7 @@ pub(super) fn finish(
     json: Option<&Path>,
 ) -> anyhow::Result<()> {
     let per_second = |count: u64| count as f64 / used.seconds.max(1e-9);
-    let latency_us = latencies(&counts.latency_us);
+    let latency_us = latencies(&counts.latency_ns);
     println!(
         "{} messages in {:.2} s: {:.0} messages/s, {:.1} MB/s",
         counts.messages,
@@ -232,26 +283,17 @@ pub(super) fn finish(
         per_second(counts.messages),
         per_second(counts.bytes) / 1e6
     );
-    if !counts.latency_us.is_empty() {
+    if !counts.latency_ns.is_empty() {
         let order = [
             "min", "mean", "p50", "p75", "p90", "p95", "p99", "p99_9", "p99_99", "max",
         ];
         let line: Vec<String> = order
             .iter()
-            .map(|name| format!("{} {:.0}", name.replace('_', "."), latency_us[name]))
+            .map(|name| format!("{} {:.1}", name.replace('_', "."), latency_us[name]))
             .collect();
         println!("latency in µs: {}", line.join("  "));
     }
-    match used.broker_cores {
-        Some(cores) => println!(
-            "processor: broker {cores:.2} cores, generator {:.2} cores",
-            used.own_cores
-        ),
-        None => println!(
-            "processor: generator {:.2} cores (--broker-pid adds the broker's)",
-            used.own_cores
-        ),
-    }
+    print_used(counts, used);
     if counts.failed() > 0 {
         println!("refused by code: {:?}, unknown: {}", counts.refused, counts.unknown);
     }
@@ -275,14 +317,49 @@ pub(super) fn finish(
     std::fs::write(path, text).with_context(|| path.display().to_string())
 }
 
+fn print_used(counts: &Counts, used: &Used) {
+    match used.broker_cores {
+        Some(cores) => println!(
+            "processor: broker {cores:.2} cores, generator {:.2} cores",
+            used.own_cores
+        ),
+        None => println!(
+            "processor: generator {:.2} cores (--broker-pid adds the broker's)",
+            used.own_cores
+        ),
+    }
+    if let Some((anonymous, file)) = used.broker_anonymous_bytes.zip(used.broker_file_bytes) {
+        println!(
+            "memory: broker RssAnon {:.1} MiB, RssFile {:.1} MiB",
+            mebibytes(anonymous),
+            mebibytes(file)
+        );
+    }
+    let per_message = |count: Option<u64>| match count {
+        Some(count) if counts.messages > 0 => format!("{:.4}", count as f64 / counts.messages as f64),
+        _ => "unknown".to_owned(),
+    };
+    println!(
+        "per message: {} bytes written, {} writes, {} syncs, {} bytes to disk",
+        per_message(used.broker_written_bytes),
+        per_message(used.broker_writes),
+        per_message(used.broker_syncs),
+        per_message(used.broker_stored_bytes)
+    );
+}
+
+pub(super) fn mebibytes(bytes: u64) -> f64 {
+    bytes as f64 / 1_048_576.0
+}
+
 fn latencies(histogram: &Histogram<u64>) -> BTreeMap<&'static str, f64> {
     let mut all: BTreeMap<&'static str, f64> = PERCENTILES
         .iter()
-        .map(|(name, percentile)| (*name, histogram.value_at_percentile(*percentile) as f64))
+        .map(|(name, percentile)| (*name, histogram.value_at_percentile(*percentile) as f64 / 1e3))
         .collect();
-    all.insert("mean", histogram.mean());
-    all.insert("min", histogram.min() as f64);
-    all.insert("max", histogram.max() as f64);
+    all.insert("mean", histogram.mean() / 1e3);
+    all.insert("min", histogram.min() as f64 / 1e3);
+    all.insert("max", histogram.max() as f64 / 1e3);
     all
 }
 
@@ -326,7 +403,7 @@ mod tests {
     #[test]
     fn adding_moves_every_count() {
         let (mut part, mut total) = (Part::default(), Counts::new());
-        for us in [1, 50, 7_200_000_000] {
+        for us in [1, 50, 7_200_000_000_u64] {
             part.latency(Duration::from_micros(us));
         }
         part.messages = 3;
@@ -334,5 +411,39 @@ mod tests {
         total.add(&mut part);
         total.add(&mut part);
         assert_eq!((total.messages, total.failed(), total.latencies().0), (3, 1, 3));
+    }
+
+    #[test]
+    fn percentiles_are_in_microseconds_and_right_to_a_thousandth() {
+        let (mut part, mut total) = (Part::default(), Counts::new());
+        assert_eq!(total.percentile_us(50.0), None);
+        for us in 1..=10_000 {
+            part.latency(Duration::from_micros(us));
+        }
+        total.add(&mut part);
+        for (percentile, us) in [(50.0, 5000.0), (99.0, 9900.0), (99.9, 9990.0), (100.0, 10_000.0)] {
+            let found = total.percentile_us(percentile).unwrap();
+            assert!((found - us).abs() <= us / 1000.0, "p{percentile} is {found}");
+        }
+        let all = latencies(&total.latency_ns);
+        assert!((all["mean"] - 5000.5).abs() < 5.0, "{all:?}");
+        assert!((all["p99_9"] - 9990.0).abs() < 10.0, "{all:?}");
+        assert_eq!(total.latencies(), (10_000, 50_005_000_000));
+    }
+
+    #[test]
+    fn what_a_broker_does_not_count_stays_unknown() {
+        let usage = Usage::start(&[], None);
+        let mut used = usage.end();
+        usage.add_server(&mut used, Some(ServerCounters::default()));
+        assert_eq!((used.broker_syncs, used.broker_written_bytes), (None, None));
+        let usage = Usage::start(&[], Some(ServerCounters::default()));
+        let now = ServerCounters {
+            bytes_written: 30,
+            writes: 2,
+            syncs: 1,
+        };
+        usage.add_server(&mut used, Some(now));
+        assert_eq!((used.broker_syncs, used.broker_written_bytes), (Some(1), Some(30)));
     }
 }

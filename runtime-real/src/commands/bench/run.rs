@@ -1,18 +1,20 @@
 //! The course of a run: warm-up, the part that counts, the end.
 
+use std::net::SocketAddr;
 use std::sync::atomic::{AtomicU8, AtomicU64, Ordering};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
-use orrery_core::runtime::{Runtime, TaskSet};
+use orrery_core::runtime::Runtime;
 use orrery_runtime_real::Real;
 use tokio::sync::Notify;
 
 use super::Shared;
+use super::counters::Counters;
 use super::report::{Counts, Part, Usage, Used};
 
 /// How long replies may take after the last request.
-const DRAIN_TIMEOUT: Duration = Duration::from_secs(5);
+const DRAIN_TIMEOUT: Duration = Duration::from_secs(6);
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub(super) enum Phase {
@@ -105,17 +107,23 @@ impl Run {
         }
     }
 
+    /// The counts of a run that is over.
+    pub(super) fn take_counts(&self) -> Counts {
+        std::mem::replace(&mut *self.counts(), Counts::new())
+    }
+
     pub(super) fn counts(&self) -> MutexGuard<'_, Counts> {
         self.counts.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
-/// Leads `tasks` through the phases. Calls `report` with the length of the last window every interval.
+/// Leads the work through the phases until `joined` says that it is done, or its time is over. Calls `report` with the length of the last window every interval.
 pub(super) async fn conduct(
     run: &Run,
     shared: &Shared,
     real: &Real,
-    mut tasks: TaskSet<Real>,
+    brokers: &[SocketAddr],
+    joined: impl Future<Output = ()> + Send,
     mut report: impl FnMut(&Counts, Duration),
 ) -> Used {
     let interrupted = tokio::signal::ctrl_c();
@@ -127,15 +135,16 @@ pub(super) async fn conduct(
             () = real.sleep(shared.warmup()) => {}
         }
     }
+    // Asked before anything counts: the question costs a connection.
+    let server = Counters::ask(real, brokers).await;
     if run.phase() == Phase::Warmup {
         run.enter(Phase::Measured);
     }
-    let usage = Usage::start(&shared.broker_pids);
+    let usage = Usage::start(&shared.broker_pids, server);
     let started = Instant::now();
     let interval = Duration::from_millis(shared.report_interval);
     let mut reported = started;
     {
-        let joined = tasks.join();
         tokio::pin!(joined);
         while !stopped {
             let left = shared
@@ -160,5 +169,7 @@ pub(super) async fn conduct(
             log::warn!("some requests were not answered within {} s", DRAIN_TIMEOUT.as_secs());
         }
     }
-    usage.end()
+    let mut used = usage.end();
+    usage.add_server(&mut used, Counters::ask(real, brokers).await);
+    used
 }

@@ -1,0 +1,324 @@
+//! `bench limits`: what this machine allows, measured by the same generator and with the system calls a broker needs. A figure of a
+//! broker says something only beside these, from the same hour.
+
+use std::fs::{self, File, OpenOptions};
+use std::os::unix::fs::FileExt;
+use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant};
+
+use anyhow::Context;
+use clap::Args;
+use orrery_runtime_real::Real;
+use rustix::fs::{Advice, FallocateFlags, fadvise, fallocate};
+use serde::Serialize;
+
+use super::Shared;
+use super::backlog::settle;
+use super::floor::{Mode, zeroed};
+use super::producer::{self, Kind, Sending};
+use super::report::Measured;
+use super::schedule::Schedule;
+use super::server::Server;
+
+const TOPIC: &str = "BenchmarkTest";
+/// Bytes that a 1 KiB message takes on disk, roughly: the unit of the stall loop.
+const RECORD_BYTES: usize = 1200;
+/// A group of 64 such messages, rounded.
+const GROUP_BYTES: usize = 64 << 10;
+/// The file that is synced into.
+const SYNC_FILE_BYTES: u64 = 64 << 20;
+
+#[derive(Args)]
+pub(crate) struct Arguments {
+    /// Folder on the disk to measure; created if absent, what is made there is removed
+    #[arg(long, default_value = "orrery-limits", value_name = "DIR")]
+    dir: PathBuf,
+    /// Seconds of each measurement
+    #[arg(long, default_value_t = 3.0, value_parser = super::seconds)]
+    seconds: f64,
+    /// Bytes of a message's body
+    #[arg(short = 's', long = "message-size", default_value_t = 1024, value_parser = clap::value_parser!(u32).range(1..=1 << 20))]
+    message_size: u32,
+    /// Requests in flight where many are
+    #[arg(short = 'w', long = "in-flight", default_value_t = 64, value_parser = clap::value_parser!(u32).range(1..=10_000))]
+    in_flight: u32,
+    /// Connections where many requests are in flight
+    #[arg(long, default_value_t = 4, value_parser = clap::value_parser!(u16).range(1..=1000))]
+    connections: u16,
+    /// Mebibytes of sequential writing and reading
+    #[arg(long, default_value_t = 2048, value_parser = clap::value_parser!(u64).range(1..=1 << 20))]
+    file_mebibytes: u64,
+    /// Megabytes per second of the loop that looks for the longest stall
+    #[arg(long, default_value_t = 200.0)]
+    stall_rate: f64,
+    /// Writes the result to this file
+    #[arg(long, value_name = "FILE")]
+    json: Option<PathBuf>,
+}
+
+/// Every ceiling. The names are those of the result file.
+#[derive(Clone, Debug, Serialize)]
+pub(super) struct Limits {
+    /// Requests a second against the floor server.
+    pub(super) round_trips: Option<f64>,
+    pub(super) pipelined: Option<f64>,
+    pub(super) floor_async_one: Option<f64>,
+    pub(super) floor_async: Option<f64>,
+    pub(super) floor_sync_one: Option<f64>,
+    pub(super) floor_sync: Option<f64>,
+    /// Writes with fdatasync a second: 4 KiB, and a group of 64 KiB.
+    pub(super) syncs: f64,
+    pub(super) group_syncs: f64,
+    pub(super) write_bytes_per_second: f64,
+    pub(super) read_bytes_per_second: f64,
+    pub(super) copy_bytes_per_second: f64,
+    pub(super) stall_us_max: f64,
+    pub(super) stall_bytes_per_second: f64,
+}
+
+pub(super) async fn run(arguments: Arguments, real: Real) -> anyhow::Result<bool> {
+    let existed = arguments.dir.exists();
+    let result = super::unless_stopped(measure(&arguments, &real)).await;
+    let _ = fs::remove_dir_all(arguments.dir.join("floor"));
+    for name in ["floor.log", "limits-file"] {
+        let _ = fs::remove_file(arguments.dir.join(name));
+    }
+    if !existed {
+        let _ = fs::remove_dir(&arguments.dir);
+    }
+    let limits = result?;
+    if let Some(path) = &arguments.json {
+        let text = serde_json::to_string_pretty(&limits)? + "\n";
+        fs::write(path, text).with_context(|| path.display().to_string())?;
+    }
+    Ok(limits.round_trips.is_some() && limits.floor_sync.is_some())
+}
+
+async fn measure(arguments: &Arguments, real: &Real) -> anyhow::Result<Limits> {
+    let (dir, time) = (&arguments.dir, Duration::from_secs_f64(arguments.seconds));
+    fs::create_dir_all(dir).with_context(|| dir.display().to_string())?;
+    let copy = copy_rate(time);
+    println!(
+        "memory copy            {:>10.0} MB/s (64 KiB pieces out of 256 MiB)",
+        copy / 1e6
+    );
+    let syncs = sync_rate(dir, 4096, time)?;
+    println!("fdatasync alone        {syncs:>10.0} /s (4 KiB into a file of zeros)");
+    let group_syncs = sync_rate(dir, GROUP_BYTES, time)?;
+    println!(
+        "fdatasync grouped      {group_syncs:>10.0} /s (64 KiB, {:.0} messages of 1 KiB a second)",
+        group_syncs * 54.0
+    );
+    let write = write_rate(dir, arguments.file_mebibytes << 20)?;
+    println!(
+        "sequential write       {:>10.0} MB/s ({} MiB, preallocated, with the final fdatasync)",
+        write / 1e6,
+        arguments.file_mebibytes
+    );
+    let read = read_rate(dir)?;
+    println!(
+        "sequential read        {:>10.0} MB/s (the same file, dropped from the page cache)",
+        read / 1e6
+    );
+    let stall = stall(dir, arguments.stall_rate * 1e6, time)?;
+    println!(
+        "longest write stall    {:>10.0} µs (pwrite of {RECORD_BYTES} bytes at {:.0} MB/s, from the intended time)",
+        stall.max_us,
+        stall.bytes_per_second / 1e6
+    );
+    let _ = fs::remove_file(dir.join("limits-file"));
+    settle(dir)?;
+
+    let mut floors = [None; 6];
+    for (index, (mode, in_flight)) in [
+        (Mode::Echo, 1),
+        (Mode::Echo, arguments.in_flight),
+        (Mode::Async, 1),
+        (Mode::Async, arguments.in_flight),
+        (Mode::Sync, 1),
+        (Mode::Sync, arguments.in_flight),
+    ]
+    .into_iter()
+    .enumerate()
+    {
+        let connections = if in_flight == 1 { 1 } else { arguments.connections };
+        let measured = floor(
+            dir,
+            mode,
+            arguments.message_size,
+            in_flight,
+            connections,
+            arguments.seconds,
+            real,
+        )
+        .await?;
+        floors[index] = reached(&measured);
+        println!(
+            "floor server, {:<8} {:>10.0} /s ({in_flight} in flight on {connections} connections; p50 {:.0} µs, p99 {:.0} µs)",
+            mode.name(),
+            measured.messages_per_second(),
+            measured.counts.percentile_us(50.0).unwrap_or(0.0),
+            measured.counts.percentile_us(99.0).unwrap_or(0.0)
+        );
+        settle(dir)?;
+    }
+    let [
+        round_trips,
+        pipelined,
+        floor_async_one,
+        floor_async,
+        floor_sync_one,
+        floor_sync,
+    ] = floors;
+    Ok(Limits {
+        round_trips,
+        pipelined,
+        floor_async_one,
+        floor_async,
+        floor_sync_one,
+        floor_sync,
+        syncs,
+        group_syncs,
+        write_bytes_per_second: write,
+        read_bytes_per_second: read,
+        copy_bytes_per_second: copy,
+        stall_us_max: stall.max_us,
+        stall_bytes_per_second: stall.bytes_per_second,
+    })
+}
+
+/// A rate that means something: replies came, none failed.
+pub(super) fn reached(measured: &Measured) -> Option<f64> {
+    (measured.counts.messages > 0 && measured.counts.failed() == 0).then(|| measured.messages_per_second())
+}
+
+/// The floor server under the producer's load; started and ended here.
+pub(super) async fn floor(
+    dir: &Path,
+    mode: Mode,
+    message_size: u32,
+    in_flight: u32,
+    connections: u16,
+    seconds: f64,
+    real: &Real,
+) -> anyhow::Result<Measured> {
+    let server = Server::floor(dir, mode)?;
+    let mut shared = Shared::of_broker(server.address, TOPIC, 8, connections, Some(server.pid()));
+    shared.warmup = (seconds / 4.0).min(1.0);
+    shared.seconds = seconds;
+    let sending = Sending::plain(message_size, in_flight, 0.0);
+    let measured = producer::measure(&shared, &sending, Kind::Plain, real, |_, _| {}).await?;
+    server.kill()?;
+    let _ = fs::remove_dir_all(dir.join("floor"));
+    Ok(measured)
+}
+
+/// Bytes a second of copying 64 KiB pieces out of a memory larger than the caches.
+fn copy_rate(time: Duration) -> f64 {
+    let source = vec![1_u8; 256 << 20];
+    let mut target = vec![0_u8; GROUP_BYTES];
+    let (started, mut total) = (Instant::now(), 0_u64);
+    while started.elapsed() < time {
+        for piece in source.chunks(GROUP_BYTES) {
+            target[..piece.len()].copy_from_slice(piece);
+            std::hint::black_box(&mut target);
+            total += piece.len() as u64;
+        }
+    }
+    total as f64 / started.elapsed().as_secs_f64()
+}
+
+/// Writes of `size` bytes, each with fdatasync, a second, into a file whose blocks are written.
+pub(super) fn sync_rate(dir: &Path, size: usize, time: Duration) -> anyhow::Result<f64> {
+    let folder = dir.join("floor");
+    fs::create_dir_all(&folder).with_context(|| folder.display().to_string())?;
+    let file = zeroed(&folder, SYNC_FILE_BYTES)?;
+    let bytes = vec![7; size];
+    let (started, mut count) = (Instant::now(), 0_u64);
+    while started.elapsed() < time || count == 0 {
+        let place = count * size as u64 % (SYNC_FILE_BYTES - size as u64);
+        file.write_all_at(&bytes, place / 4096 * 4096)?;
+        file.sync_data()?;
+        count += 1;
+    }
+    let rate = count as f64 / started.elapsed().as_secs_f64();
+    fs::remove_dir_all(&folder)?;
+    Ok(rate)
+}
+
+fn fresh(dir: &Path, bytes: u64) -> anyhow::Result<File> {
+    let path = dir.join("limits-file");
+    let _ = fs::remove_file(&path);
+    let mut options = OpenOptions::new();
+    let file = options.read(true).write(true).create_new(true).open(&path);
+    let file = file.with_context(|| path.display().to_string())?;
+    fallocate(&file, FallocateFlags::empty(), 0, bytes)
+        .with_context(|| format!("preallocate {bytes} bytes in {}: is the disk full?", dir.display()))?;
+    Ok(file)
+}
+
+/// Bytes a second of writing a preallocated file in pieces of 1 MiB, durable at the end.
+fn write_rate(dir: &Path, bytes: u64) -> anyhow::Result<f64> {
+    let file = fresh(dir, bytes)?;
+    let piece = vec![7; 1 << 20];
+    let (started, mut at) = (Instant::now(), 0);
+    while at < bytes {
+        file.write_all_at(&piece, at)?;
+        at += piece.len() as u64;
+    }
+    file.sync_data()?;
+    Ok(bytes as f64 / started.elapsed().as_secs_f64())
+}
+
+fn read_rate(dir: &Path) -> anyhow::Result<f64> {
+    let file = File::open(dir.join("limits-file"))?;
+    file.sync_data()?;
+    fadvise(&file, 0, None, Advice::DontNeed)?;
+    let mut piece = vec![0; 1 << 20];
+    let (started, mut at) = (Instant::now(), 0);
+    loop {
+        match file.read_at(&mut piece, at)? {
+            0 => break,
+            count => at += count as u64,
+        }
+    }
+    Ok(at as f64 / started.elapsed().as_secs_f64())
+}
+
+pub(super) struct Stall {
+    /// Longest time from an intended write to its end.
+    pub(super) max_us: f64,
+    /// What the loop really wrote.
+    pub(super) bytes_per_second: f64,
+}
+
+/// A loop that does nothing but `pwrite` records at a byte rate into a preallocated file: the stalls that are not a broker's.
+pub(super) fn stall(dir: &Path, bytes_per_second: f64, time: Duration) -> anyhow::Result<Stall> {
+    let total = (bytes_per_second * time.as_secs_f64() * 1.1) as u64 + (1 << 20);
+    let file = fresh(dir, total)?;
+    let record = [7; RECORD_BYTES];
+    let started = Instant::now();
+    let mut schedule = Schedule::new(bytes_per_second / RECORD_BYTES as f64, 0, 1, started);
+    let (mut at, mut longest) = (0, Duration::ZERO);
+    while started.elapsed() < time {
+        let now = Instant::now();
+        match schedule.take(now) {
+            None => std::thread::sleep(Duration::from_micros(50)),
+            Some(intended) => {
+                if at + RECORD_BYTES as u64 > total {
+                    at = 0;
+                }
+                file.write_all_at(&record, at)?;
+                at += RECORD_BYTES as u64;
+                longest = longest.max(intended.elapsed());
+            }
+        }
+    }
+    let written = at as f64 / started.elapsed().as_secs_f64();
+    drop(file);
+    fs::remove_file(dir.join("limits-file"))?;
+    Ok(Stall {
+        max_us: longest.as_nanos() as f64 / 1e3,
+        bytes_per_second: written,
+    })
+}
