@@ -48,13 +48,13 @@ pub(crate) struct Arguments {
     #[arg(long, default_value_t = 1, value_parser = clap::value_parser!(u16).range(1..=64))]
     readers: u16,
     /// Seconds of each part that has no end of its own
-    #[arg(long, default_value_t = 5.0, value_parser = super::seconds)]
+    #[arg(long, default_value_t = 5.0, value_parser = super::some_seconds)]
     seconds: f64,
     /// Sends a second while a slow reader disturbs or does not
-    #[arg(long, default_value_t = 20_000.0, value_parser = super::rate)]
+    #[arg(long, default_value_t = 20_000.0, value_parser = super::some_rate)]
     send_rate: f64,
     /// Pulls a second of the slow reader
-    #[arg(long, default_value_t = 500.0, value_parser = super::rate)]
+    #[arg(long, default_value_t = 500.0, value_parser = super::some_rate)]
     reader_rate: f64,
     /// Keeps the store; a later run with the same folder goes on with it
     #[arg(long)]

@@ -30,6 +30,8 @@ const SYNC_FILE_BYTES: u64 = 64 << 20;
 /// What a stored record has beside its body: 91 bytes of RocketMQ's fields, topic and properties.
 const RECORD_OVERHEAD: usize = 180;
 const INBOX_BYTES: usize = 256 * 1024;
+/// Replies that a connection does not take; beyond them it is closed.
+const OUT_BYTES_MAX: usize = 16 << 20;
 
 #[derive(Args)]
 pub(crate) struct Arguments {
@@ -107,7 +109,10 @@ impl Floor {
             ));
         }
         polled.push(PollFd::new(&self.listener, PollFlags::IN));
-        poll(&mut polled, None)?;
+        match poll(&mut polled, None) {
+            Err(rustix::io::Errno::INTR) => return Ok(()),
+            polled => polled?,
+        };
         let ready: Vec<bool> = polled.iter().map(|polled| !polled.revents().is_empty()).collect();
         for (peer, _) in self.peers.iter_mut().zip(&ready).filter(|(_, ready)| **ready) {
             let stored = self.log.is_some().then_some(&mut self.group);
@@ -121,9 +126,12 @@ impl Floor {
             peer.is_open = peer.is_open && peer.flush().is_ok();
         }
         self.peers.retain(|peer| peer.is_open);
-        if ready.last() == Some(&true)
-            && let Ok((stream, _)) = self.listener.accept()
-        {
+        if ready.last() == Some(&true) {
+            let stream = match self.listener.accept() {
+                Ok((stream, _)) => stream,
+                Err(error) if error.kind() == ErrorKind::WouldBlock => return Ok(()),
+                Err(error) => return Err(error).context("take a connection"),
+            };
             stream.set_nonblocking(true)?;
             stream.set_nodelay(true)?;
             self.peers.push(Peer {
@@ -184,6 +192,7 @@ impl Peer {
             }
         }
         self.out.drain(..sent);
+        anyhow::ensure!(self.out.len() <= OUT_BYTES_MAX, "replies are not read");
         Ok(())
     }
 }

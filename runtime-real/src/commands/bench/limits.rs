@@ -26,7 +26,7 @@ const RECORD_BYTES: usize = 1200;
 /// A group of 64 such messages, rounded.
 const GROUP_BYTES: usize = 64 << 10;
 /// The file that is synced into.
-const SYNC_FILE_BYTES: u64 = 64 << 20;
+const SYNC_FILE_BYTES: u64 = 16 << 20;
 
 #[derive(Args)]
 pub(crate) struct Arguments {
@@ -34,7 +34,7 @@ pub(crate) struct Arguments {
     #[arg(long, default_value = "orrery-limits", value_name = "DIR")]
     dir: PathBuf,
     /// Seconds of each measurement
-    #[arg(long, default_value_t = 3.0, value_parser = super::seconds)]
+    #[arg(long, default_value_t = 3.0, value_parser = super::some_seconds)]
     seconds: f64,
     /// Bytes of a message's body
     #[arg(short = 's', long = "message-size", default_value_t = 1024, value_parser = clap::value_parser!(u32).range(1..=1 << 20))]
@@ -49,7 +49,7 @@ pub(crate) struct Arguments {
     #[arg(long, default_value_t = 2048, value_parser = clap::value_parser!(u64).range(1..=1 << 20))]
     file_mebibytes: u64,
     /// Megabytes per second of the loop that looks for the longest stall
-    #[arg(long, default_value_t = 200.0)]
+    #[arg(long, default_value_t = 200.0, value_parser = megabytes)]
     stall_rate: f64,
     /// Writes the result to this file
     #[arg(long, value_name = "FILE")]
@@ -185,6 +185,13 @@ async fn measure(arguments: &Arguments, real: &Real) -> anyhow::Result<Limits> {
         stall_us_max: stall.max_us,
         stall_bytes_per_second: stall.bytes_per_second,
     })
+}
+
+fn megabytes(text: &str) -> Result<f64, String> {
+    match text.parse::<f64>() {
+        Ok(rate) if (0.1..=10_000.0).contains(&rate) => Ok(rate),
+        _ => Err("megabytes per second from 0.1 to 10000".to_owned()),
+    }
 }
 
 /// A rate that means something: replies came, none failed.

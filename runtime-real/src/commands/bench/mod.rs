@@ -113,17 +113,33 @@ impl Generator {
     }
 }
 
-/// The command line with the Java benchmark's long options that have one dash, as `-ri`, spelled with two.
+/// The command line with the Java benchmark's long options spelled as ours: `-ri` and `--threadCount` are `--ri` and `--thread-count`.
 pub(crate) fn java_options(arguments: impl Iterator<Item = OsString>) -> Vec<OsString> {
     let mut arguments: Vec<OsString> = arguments.collect();
     if arguments.get(1).is_some_and(|command| command == "bench") {
         for argument in &mut arguments {
-            if argument == "-ri" {
-                *argument = "--ri".into();
+            match argument.to_str() {
+                Some("-ri") => *argument = "--ri".into(),
+                Some("--msgTraceEnable") => *argument = "--trace-enable".into(),
+                Some(option) if option.starts_with("--") => *argument = kebab_case(option).into(),
+                _ => {}
             }
         }
     }
     arguments
+}
+
+/// An option's name with dashes for capitals; what follows `=` stays.
+fn kebab_case(option: &str) -> String {
+    let (name, value) = option.split_at(option.find('=').unwrap_or(option.len()));
+    let mut out = String::new();
+    for letter in name.chars() {
+        if letter.is_ascii_uppercase() {
+            out.push('-');
+        }
+        out.push(letter.to_ascii_lowercase());
+    }
+    out + value
 }
 
 /// Runs a benchmark; true when nothing failed.
@@ -192,10 +208,26 @@ fn seconds(text: &str) -> Result<f64, String> {
     }
 }
 
+/// Seconds of a measurement that has no other end.
+fn some_seconds(text: &str) -> Result<f64, String> {
+    match text.parse::<f64>() {
+        Ok(seconds) if (0.01..=3600.0).contains(&seconds) => Ok(seconds),
+        _ => Err("seconds from 0.01 to 3600".to_owned()),
+    }
+}
+
+fn some_rate(text: &str) -> Result<f64, String> {
+    match text.parse::<f64>() {
+        Ok(rate) if (0.01..=1e8).contains(&rate) => Ok(rate),
+        _ => Err("requests per second from 0.01 to 100000000".to_owned()),
+    }
+}
+
+/// 0: no fixed rate.
 fn rate(text: &str) -> Result<f64, String> {
     match text.parse::<f64>() {
-        Ok(rate) if rate == 0.0 || (0.01..=1e8).contains(&rate) => Ok(rate),
-        _ => Err("0, or requests per second from 0.01 to 100000000".to_owned()),
+        Ok(0.0) => Ok(0.0),
+        _ => some_rate(text),
     }
 }
 
@@ -213,5 +245,50 @@ fn java_bool(text: &str) -> Result<bool, String> {
         "true" => Ok(true),
         "false" => Ok(false),
         _ => Err("true or false".to_owned()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn options_of_the_java_benchmark_are_understood() {
+        let line = [
+            "orrery",
+            "bench",
+            "producer",
+            "-ri",
+            "--threadCount",
+            "8",
+            "--topic=MyTopic",
+            "-t",
+            "Other",
+        ];
+        let read = java_options(line.iter().map(OsString::from));
+        let expected = [
+            "orrery",
+            "bench",
+            "producer",
+            "--ri",
+            "--thread-count",
+            "8",
+            "--topic=MyTopic",
+            "-t",
+            "Other",
+        ];
+        assert_eq!(read, expected);
+        let other = ["orrery", "check", "-ri", "--threadCount"];
+        assert_eq!(java_options(other.iter().map(OsString::from)), other);
+    }
+
+    #[test]
+    fn numbers_that_measure_nothing_are_refused() {
+        for text in ["0", "-1", "NaN", "inf", "1e9", "x"] {
+            assert!(some_seconds(text).is_err(), "{text}");
+            assert!(some_rate(text).is_err(), "{text}");
+        }
+        assert_eq!((rate("0"), seconds("0")), (Ok(0.0), Ok(0.0)));
+        assert_eq!((some_rate("0.5"), some_seconds("0.01")), (Ok(0.5), Ok(0.01)));
     }
 }

@@ -151,7 +151,7 @@ pub(super) fn broker_config(dir: &Path, flush: Flush, port: u16) -> anyhow::Resu
     let text = format!(
         "brokerClusterName=DefaultCluster\nbrokerName=bench\nbrokerId=0\nbrokerRole=ASYNC_MASTER\nflushDiskType={}\n\
          brokerIP1=127.0.0.1\nlistenPort={port}\nstorePathRootDir={}\nstorePathCommitLog={}\nfileReservedTime=72\ndeleteWhen=04\n\
-         diskMaxUsedSpaceRatio=95\ndiskSpaceCleanForciblyRatio=98\ndiskSpaceWarningLevelRatio=99\nmappedFileSizeCommitLog=1073741824\n",
+         diskMaxUsedSpaceRatio=95\ndiskSpaceCleanForciblyRatio=100\ndiskSpaceWarningLevelRatio=100\nmappedFileSizeCommitLog=1073741824\n",
         flush.property(),
         store.display(),
         store.join("commitlog").display()

@@ -41,6 +41,13 @@ const LOAD: f64 = 0.7;
 const PULL_MESSAGES: u64 = 200_000;
 /// Refused or unanswered requests, of all, from which on a rate says nothing.
 const FAILED_SHARE_MAX: f64 = 0.01;
+/// A disk is calm when it syncs at this share of its best rate of this run. After gigabytes of writing some sync ten times slower for up to a
+/// minute, which would be measured instead of a broker.
+const CALM_SHARE: f64 = 0.6;
+const CALM_PROBE: Duration = Duration::from_millis(300);
+const CALM_PAUSE: Duration = Duration::from_secs(2);
+/// How long a whole comparison waits for that.
+const CALM_WAIT_MAX: Duration = Duration::from_secs(120);
 /// What a record has beside its body, as the longest-stall loop counts.
 const RECORD_OVERHEAD: u32 = 215;
 
@@ -62,13 +69,13 @@ pub(crate) struct Arguments {
     #[arg(short = 's', long = "message-size", default_value_t = 1024, value_parser = clap::value_parser!(u32).range(1..=1 << 20))]
     message_size: u32,
     /// Seconds of a measurement; a quarter of it, 2 s at most, goes before without counting
-    #[arg(long, default_value_t = 8.0, value_parser = super::seconds)]
+    #[arg(long, default_value_t = 8.0, value_parser = super::some_seconds)]
     seconds: f64,
     /// How often each throughput is measured, by turns; the median counts
     #[arg(long, default_value_t = 3, value_parser = clap::value_parser!(u8).range(1..=9))]
     rounds: u8,
     /// Seconds of a window of the warm-up
-    #[arg(long, default_value_t = 10.0, value_parser = super::seconds)]
+    #[arg(long, default_value_t = 10.0, value_parser = super::some_seconds)]
     window: f64,
     /// Windows at most, if three in a row do not agree before
     #[arg(long, default_value_t = 12, value_parser = clap::value_parser!(u8).range(3..=100))]
@@ -106,6 +113,8 @@ struct Figure {
     rate: Option<f64>,
     latency_us: Option<Percentiles>,
     failed: u64,
+    /// Writes of 4 KiB with fdatasync a second, right before; with synchronous flush only.
+    sync_rate_before: Option<f64>,
     server_cores: Option<f64>,
     generator_cores: f64,
     server_anonymous_bytes: Option<u64>,
@@ -151,6 +160,7 @@ pub(super) async fn run(arguments: Arguments, real: Real) -> anyhow::Result<bool
         rows: Vec::new(),
         figures: Vec::new(),
         sync_rates: Vec::new(),
+        calm_wait_left: CALM_WAIT_MAX,
         warm_up: Vec::new(),
         backlog: None,
     };
@@ -211,6 +221,7 @@ struct Comparison {
     rows: Vec<Row>,
     figures: Vec<Figure>,
     sync_rates: Vec<(String, f64)>,
+    calm_wait_left: Duration,
     warm_up: Vec<(String, Vec<f64>)>,
     backlog: Option<Findings>,
 }
@@ -450,6 +461,10 @@ impl Comparison {
 
     /// One measurement of one server; everything else rests.
     async fn one(&mut self, who: Who, load: Load, flush: Flush, stock: &mut Server) -> anyhow::Result<Measured> {
+        let sync_rate_before = match flush {
+            Flush::Async => None,
+            Flush::Sync => Some(self.calm().await?),
+        };
         let own = match who {
             Who::Stock => {
                 stock.thaw();
@@ -474,7 +489,7 @@ impl Comparison {
             rate => format!(" at {rate:.0}/s"),
         };
         let work = format!("send, {} in flight, {}{pace}", load.in_flight, flush.property());
-        self.note(who.name(), work, &measured);
+        self.note(who.name(), work, &measured, sync_rate_before);
         Ok(measured)
     }
 
@@ -508,6 +523,7 @@ impl Comparison {
                     who.name(),
                     format!("pull, cached, 32 a reply, {CONNECTIONS} readers"),
                     &measured,
+                    None,
                 );
             }
         }
@@ -617,7 +633,7 @@ impl Comparison {
         shared
     }
 
-    fn note(&mut self, server: &'static str, work: String, measured: &Measured) {
+    fn note(&mut self, server: &'static str, work: String, measured: &Measured, sync_rate_before: Option<f64>) {
         let (counts, used) = (&measured.counts, &measured.used);
         let per_message = |count: Option<u64>| {
             count
@@ -635,6 +651,7 @@ impl Comparison {
             rate: counted_rate(measured),
             latency_us: latency_us.map(|(((p50, p99), p99_9), max)| Percentiles { p50, p99, p99_9, max }),
             failed: counts.failed(),
+            sync_rate_before,
             server_cores: used.broker_cores,
             generator_cores: used.own_cores,
             server_anonymous_bytes: used.broker_anonymous_bytes,
@@ -656,6 +673,19 @@ impl Comparison {
         println!("fdatasync alone {when}: {rate:.0} /s");
         self.sync_rates.push((when.to_owned(), rate));
         Ok(())
+    }
+
+    /// Waits until the disk syncs as fast as it did, and says how fast that is.
+    async fn calm(&mut self) -> anyhow::Result<f64> {
+        loop {
+            let best = self.sync_rates.iter().map(|(_, rate)| *rate).fold(0.0, f64::max);
+            let rate = sync_rate(&self.dir, 4096, CALM_PROBE)?;
+            if rate >= best * CALM_SHARE || self.calm_wait_left.is_zero() {
+                return Ok(rate);
+            }
+            self.calm_wait_left = self.calm_wait_left.saturating_sub(CALM_PAUSE);
+            tokio::time::sleep(CALM_PAUSE).await;
+        }
     }
 
     fn clean(&self, name: &str) -> anyhow::Result<()> {
@@ -707,8 +737,8 @@ impl Comparison {
             self.course.message_size,
             table::markdown(&self.rows)
         );
-        out.push_str("| server | work | messages/s | p50, p99, p99.9, max µs | failed | cores: server, generator | RssAnon | per message: bytes, syncs |\n");
-        out.push_str("|---|---|---|---|---|---|---|---|\n");
+        out.push_str("| server | work | messages/s | p50, p99, p99.9, max µs | failed | fdatasync/s before | cores: server, generator | RssAnon | per message: bytes, syncs |\n");
+        out.push_str("|---|---|---|---|---|---|---|---|---|\n");
         for figure in &self.figures {
             out.push_str(&format!("| {} |\n", figure_cells(figure).join(" | ")));
         }
@@ -754,6 +784,9 @@ fn figure_cells(figure: &Figure) -> Vec<String> {
             },
         ),
         figure.failed.to_string(),
+        figure
+            .sync_rate_before
+            .map_or_else(|| "-".to_owned(), |rate| format!("{rate:.0}")),
         format!("{}, {:.2}", optional(figure.server_cores, 2), figure.generator_cores),
         format!("{} MiB", optional(figure.server_anonymous_bytes.map(mebibytes), 0)),
         format!(

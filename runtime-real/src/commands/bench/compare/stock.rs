@@ -77,11 +77,7 @@ impl Stock {
             .args(JAVA_FLAGS)
             .args(self.heap_flags())
             .arg(format!("-Duser.home={}", std::path::absolute(dir)?.display()))
-            .args([
-                "-Drocketmq.broker.diskSpaceWarningLevelRatio=0.99",
-                "-Drocketmq.broker.diskSpaceCleanForciblyRatio=0.98",
-                "-cp",
-            ])
+            .arg("-cp")
             .arg(format!("{0}/conf:{0}/lib/*", self.home.display()))
             .args(["org.apache.rocketmq.broker.BrokerStartup", "-c"])
             .arg(config);
