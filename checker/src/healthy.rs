@@ -3,9 +3,11 @@
 use std::collections::BTreeMap;
 
 use crate::history::{
-    BrokerConfig, ConsumeVerdict, Content, Event, FaultKind, FaultPhase, Flush, GroupConfig, Header, History, Limits,
-    Model, Order, Queue, Record, Recorded, Required, SendStatus, StartAt, VERSION,
+    Boundary, BrokerConfig, ConsumeVerdict, Content, Event, FaultKind, FaultPhase, Flush, GroupConfig, Header, History,
+    Limits, Model, Order, Queue, Record, Recorded, Required, SendStatus, StartAt, VERSION,
 };
+
+use crate::stored::{Stored, StoredEntry, StoredOffset, StoredQueue, StoredRecord};
 
 const QUEUES: i32 = 2;
 
@@ -67,6 +69,7 @@ impl Healthy {
             run.t += 20_000_000_000;
             run.fault(FaultKind::Kill);
             run.fault(FaultKind::Restart);
+            run.stored(per_queue / 2 * (half + 1), false);
         }
         run.tell(Event::Mark { name: "drained".into() });
         for id in 0..QUEUES {
@@ -86,6 +89,7 @@ impl Healthy {
             }
         }
         run.tell(Event::ScanEnd { complete: true });
+        run.stored(per_queue, true);
         History {
             header: header(),
             records: run.records,
@@ -200,6 +204,73 @@ impl Healthy {
         });
     }
 
+    /// The broker's directory with so many messages in each queue, and a few searches by time.
+    fn stored(&mut self, per_queue: i64, complete: bool) {
+        let mut stored = Stored {
+            topics: vec!["T".into()],
+            ..Stored::default()
+        };
+        for id in 0..QUEUES {
+            let entries = (0..per_queue).map(|offset| StoredEntry {
+                offset,
+                position: position(id, offset),
+                size: 100,
+                tags_code: 7,
+            });
+            stored.queues.push(StoredQueue {
+                topic: 0,
+                id,
+                entries: entries.collect(),
+            });
+            for group in ["g", "o"] {
+                stored.committed.push(StoredOffset {
+                    group: group.into(),
+                    topic: "T".into(),
+                    queue: id,
+                    offset: per_queue,
+                });
+            }
+        }
+        for offset in 0..per_queue {
+            for id in 0..QUEUES {
+                let position = position(id, offset);
+                stored.records.push(StoredRecord {
+                    position,
+                    size: 100,
+                    topic: 0,
+                    queue: id,
+                    offset,
+                    // Several of one millisecond.
+                    time: offset / 2,
+                    tags_code: 7,
+                    keys: vec![position as u32 + 1],
+                    is_queued: true,
+                });
+                if complete {
+                    stored.index.push((position as u32 + 1, position));
+                }
+            }
+        }
+        self.tell(Event::Recovered {
+            node: "b".into(),
+            end: position(0, per_queue),
+            lost_bytes: 0,
+        });
+        self.tell(Event::Stored {
+            broker: "b".into(),
+            complete,
+            stored: Box::new(stored),
+        });
+        for (boundary, offset) in [(Boundary::Lower, 2), (Boundary::Upper, 3)] {
+            self.tell(Event::SearchedByTime {
+                queue: queue(1),
+                time: 1,
+                boundary,
+                offset,
+            });
+        }
+    }
+
     fn fault(&mut self, fault: FaultKind) {
         let id = self.number() as u32;
         self.tell(Event::Fault {
@@ -210,6 +281,10 @@ impl Healthy {
             effect: BTreeMap::from([("processes".into(), 1)]),
         });
     }
+}
+
+fn position(id: i32, offset: i64) -> u64 {
+    (offset * i64::from(QUEUES) + i64::from(id)) as u64 * 100
 }
 
 fn client(half: i64) -> String {
@@ -246,6 +321,7 @@ fn header() -> Header {
             Faults,
             Scan,
             Drain,
+            Stores,
         ],
         brokers: vec![BrokerConfig {
             name: "b".into(),

@@ -13,6 +13,8 @@ use std::path::{Path, PathBuf};
 
 use serde::{Deserialize, Serialize};
 
+use crate::stored::Stored;
+
 /// Version of this schema. A reader refuses any other.
 pub const VERSION: u32 = 1;
 
@@ -55,6 +57,8 @@ pub enum Recorded {
     Facts,
     /// Every queue read from its beginning at the end, by a fresh client.
     Scan,
+    /// Brokers' directories after each start and at the end, with searches by time.
+    Stores,
     /// The consumers were given time to reach the end of every queue, without faults.
     Drain,
 }
@@ -404,6 +408,26 @@ pub enum Event {
         end: u64,
         lost_bytes: u64,
     },
+    /// The node found the slot's message damaged or lost: readers step over it.
+    Gap {
+        node: String,
+        queue: Queue,
+        offset: i64,
+    },
+    /// A broker's directory, read by our own parser: after a start, or, `complete`, after a stop in order.
+    Stored {
+        broker: String,
+        complete: bool,
+        stored: Box<Stored>,
+    },
+    /// The broker's answer to a search by time in a queue, after a [`Event::Stored`] of it.
+    SearchedByTime {
+        queue: Queue,
+        /// Milliseconds, by the broker's clock.
+        time: i64,
+        boundary: Boundary,
+        offset: i64,
+    },
     /// The broker itself says that it answered a send; `code` 0 is SEND_OK.
     Acknowledged {
         node: String,
@@ -422,6 +446,14 @@ pub enum Event {
     Mark {
         name: String,
     },
+}
+
+/// Which message of a time is meant.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Boundary {
+    Lower,
+    Upper,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]

@@ -7,10 +7,11 @@ use std::collections::{HashMap, HashSet};
 
 use crate::budget::{Budget, Claim, Grade};
 use crate::history::{
-    BrokerConfig, ConsumeVerdict, Content, Event, FaultKind, FaultPhase, Flush, GroupConfig, Header, Limits, Model,
-    Order, Queue, Record, Recorded, SendStatus,
+    Boundary, BrokerConfig, ConsumeVerdict, Content, Event, FaultKind, FaultPhase, Flush, GroupConfig, Header, Limits,
+    Model, Order, Queue, Record, Recorded, SendStatus,
 };
 use crate::names::{Id, Interned, NONE};
+use crate::stored::{Stored, StoredQueue};
 use crate::verdict::Counts;
 
 /// Never, or not yet.
@@ -154,6 +155,28 @@ impl Scan {
     }
 }
 
+/// A broker's directory at a moment.
+pub(crate) struct Snapshot {
+    pub(crate) t: u64,
+    pub(crate) broker: String,
+    /// After a stop in order: everything derived is complete.
+    pub(crate) is_complete: bool,
+    /// Records that end at or before this had been seen by recovery; behind it queues may lag.
+    pub(crate) upto: u64,
+    pub(crate) stored: Stored,
+}
+
+/// An answer to a search by time.
+pub(crate) struct Search {
+    pub(crate) t: u64,
+    /// The broker's latest snapshot.
+    pub(crate) snapshot: usize,
+    pub(crate) queue: Queue,
+    pub(crate) time: i64,
+    pub(crate) boundary: Boundary,
+    pub(crate) offset: i64,
+}
+
 pub(crate) struct QueueInfo {
     pub(crate) topic: Id,
     /// Index in the header's brokers.
@@ -177,6 +200,12 @@ pub(crate) struct Ledger {
     pub(crate) queues: Vec<QueueInfo>,
     pub(crate) scans: HashMap<Id, Scan>,
     pub(crate) scan_complete: Option<bool>,
+    pub(crate) snapshots: Vec<Snapshot>,
+    pub(crate) searches: Vec<Search>,
+    /// Where each node's log ended when it was last recovered.
+    recovered: HashMap<String, u64>,
+    /// Slots that a broker has declared to hold nothing.
+    gaps: HashSet<(Id, i64)>,
     pub(crate) drained: bool,
     /// Anything that cannot be: an end without a beginning.
     pub(crate) malformed: Vec<String>,
@@ -215,6 +244,10 @@ impl Ledger {
             queues: Vec::new(),
             scans: HashMap::new(),
             scan_complete: None,
+            snapshots: Vec::new(),
+            searches: Vec::new(),
+            recovered: HashMap::new(),
+            gaps: HashSet::new(),
             drained: false,
             malformed: Vec::new(),
             recorded: header.records.clone(),
@@ -273,11 +306,53 @@ impl Ledger {
                 }
             }
             Event::Mark { name } => self.drained |= name == "drained",
-            Event::Appended { .. }
-            | Event::Flushed { .. }
-            | Event::Recovered { .. }
-            | Event::Acknowledged { .. }
-            | Event::Locked { .. } => {}
+            Event::Gap { queue, offset, .. } => {
+                let queue = self.queue(queue);
+                self.gaps.insert((queue, *offset));
+            }
+            Event::Recovered { node, end, .. } => {
+                self.recovered.insert(node.clone(), *end);
+            }
+            Event::Stored {
+                broker,
+                complete,
+                stored,
+            } => {
+                let node = self.brokers.iter().find(|config| config.name == *broker);
+                let recovered = node.and_then(|config| self.recovered.get(&config.node)).copied();
+                self.snapshots.push(Snapshot {
+                    t,
+                    broker: broker.clone(),
+                    is_complete: *complete,
+                    upto: if *complete { u64::MAX } else { recovered.unwrap_or(0) },
+                    stored: Stored::clone(stored),
+                });
+            }
+            Event::SearchedByTime {
+                queue,
+                time,
+                boundary,
+                offset,
+            } => {
+                let snapshot = self
+                    .snapshots
+                    .iter()
+                    .rposition(|snapshot| snapshot.broker == queue.broker);
+                match snapshot {
+                    Some(snapshot) => self.searches.push(Search {
+                        t,
+                        snapshot,
+                        queue: queue.clone(),
+                        time: *time,
+                        boundary: *boundary,
+                        offset: *offset,
+                    }),
+                    None => self
+                        .malformed
+                        .push(format!("{} was searched before it was read", queue.broker)),
+                }
+            }
+            Event::Appended { .. } | Event::Flushed { .. } | Event::Acknowledged { .. } | Event::Locked { .. } => {}
         }
     }
 
@@ -700,6 +775,23 @@ impl Ledger {
     /// Offsets of a broadcasting group are its clients' own business; unknown groups are taken for clustering.
     pub(crate) fn is_clustering(&self, group: Id) -> bool {
         self.group(group).is_none_or(|group| group.model == Model::Clustering)
+    }
+
+    /// The same, for a queue of a snapshot.
+    pub(crate) fn is_declared(&self, snapshot: &Snapshot, queue: &StoredQueue, offset: i64) -> bool {
+        let name = Queue {
+            topic: snapshot.stored.topics[queue.topic as usize].clone(),
+            broker: snapshot.broker.clone(),
+            id: queue.id,
+        };
+        self.queue_names
+            .find(&name)
+            .is_some_and(|queue| self.is_gap(queue, offset))
+    }
+
+    /// Has the broker declared that the slot holds nothing?
+    pub(crate) fn is_gap(&self, queue: Id, offset: i64) -> bool {
+        self.gaps.contains(&(queue, offset))
     }
 
     /// Does the group's subscription take a message with this tag?

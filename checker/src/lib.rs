@@ -15,6 +15,7 @@ mod mutation;
 mod names;
 mod progress;
 mod properties;
+pub mod stored;
 #[cfg(test)]
 mod story;
 mod verdict;

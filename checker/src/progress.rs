@@ -81,8 +81,11 @@ impl Progress {
     }
 }
 
-/// Does the group want the message in this slot? In a filtered group a slot of unknown content is not owed.
+/// Does the group want the message in this slot? Nobody wants what a broker has declared a gap. In a filtered group a slot of unknown content is not owed.
 fn wants(ledger: &Ledger, config: Option<&GroupConfig>, queue: Id, offset: i64) -> bool {
+    if ledger.is_gap(queue, offset) {
+        return false;
+    }
     let Some(config) = config.filter(|config| config.tags.is_some()) else {
         return true;
     };

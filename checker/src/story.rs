@@ -293,6 +293,15 @@ impl Story {
         self.tell(Event::Flushed { node: "b".into(), upto })
     }
 
+    /// The broker declares a slot to hold nothing.
+    pub(crate) fn gap(&mut self, id: i32, offset: i64) -> &mut Story {
+        self.tell(Event::Gap {
+            node: "b".into(),
+            queue: queue(id),
+            offset,
+        })
+    }
+
     /// The final scan finds these messages from offset 0 on; `-` is a hole.
     pub(crate) fn scan(&mut self, id: i32, uids: &[&str]) -> &mut Story {
         self.records(Recorded::Scan).scan_topic("T", id, uids)

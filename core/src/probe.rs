@@ -17,6 +17,8 @@ pub enum FactOf<S> {
     Flushed { upto: u64 },
     /// Recovery finished; the log ends at `end`, `lost_bytes` of an unsynced tail were cut.
     Recovered { end: u64, lost_bytes: u64 },
+    /// The slot's message is damaged or lost: pulls step over it.
+    Gap { topic: S, queue_id: i32, offset: i64 },
     /// A send was acknowledged with this grade.
     Acknowledged {
         topic: S,
@@ -42,6 +44,15 @@ impl<S> FactOf<S> {
             FactOf::Appended { start, end } => FactOf::Appended { start, end },
             FactOf::Flushed { upto } => FactOf::Flushed { upto },
             FactOf::Recovered { end, lost_bytes } => FactOf::Recovered { end, lost_bytes },
+            FactOf::Gap {
+                topic,
+                queue_id,
+                offset,
+            } => FactOf::Gap {
+                topic: text(topic),
+                queue_id,
+                offset,
+            },
             FactOf::Acknowledged {
                 topic,
                 queue_id,

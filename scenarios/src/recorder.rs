@@ -132,6 +132,15 @@ fn fact_event(node: String, fact: FactOf<Box<str>>) -> Option<Event> {
         FactOf::Appended { start, end } => Event::Appended { node, start, end },
         FactOf::Flushed { upto } => Event::Flushed { node, upto },
         FactOf::Recovered { end, lost_bytes } => Event::Recovered { node, end, lost_bytes },
+        FactOf::Gap {
+            topic,
+            queue_id,
+            offset,
+        } => Event::Gap {
+            queue: queue(topic, queue_id),
+            node,
+            offset,
+        },
         FactOf::Acknowledged {
             topic,
             queue_id,

@@ -12,6 +12,8 @@ mod c10_rewind;
 mod c11_commit_ahead;
 mod c12_committed_regression;
 mod c14_orderly_exclusivity;
+mod c25_derived_structures;
+mod c28_search_by_time;
 mod c32_anti_vacuity;
 
 use crate::history::Recorded;
@@ -42,6 +44,8 @@ pub(crate) const ALL: &[Property] = &[
     c11_commit_ahead::PROPERTY,
     c12_committed_regression::PROPERTY,
     c14_orderly_exclusivity::PROPERTY,
+    c25_derived_structures::PROPERTY,
+    c28_search_by_time::PROPERTY,
 ];
 
 /// A property shows this many violations and counts the rest.

@@ -1,0 +1,58 @@
+//! # C28 Search by time
+//!
+//! **Law.** The offset for a time is that of the first message stored at or after it (lower boundary; the queue's end if there is
+//! none), or of the last one stored at or before it (upper boundary; 0 if there is none). Source: `common/BoundaryType.java`.
+//!
+//! **Why clients depend on it.** Operators reset groups to a time, consumers start from one: an offset too high skips messages.
+//!
+//! **How.** Look the time up in the slots of the store's latest snapshot, one after the other. O(n) per question.
+
+use super::{Findings, Property};
+use crate::history::{Boundary, Recorded};
+use crate::ledger::{Ledger, Search, Snapshot};
+
+pub(super) const PROPERTY: Property = Property {
+    id: "C28",
+    title: "wrong offset for a time",
+    needs: &[Recorded::Stores],
+    check,
+};
+
+fn check(ledger: &Ledger, findings: &mut Findings) {
+    for search in &ledger.searches {
+        let Some(snapshot) = ledger.snapshots.get(search.snapshot) else {
+            continue;
+        };
+        let expected = expected(snapshot, search);
+        if search.offset != expected {
+            findings.violation(
+                search.t,
+                format!(
+                    "{} answers {} for {} ({:?}) in {}:{}: it is {expected}",
+                    snapshot.broker, search.offset, search.time, search.boundary, search.queue.topic, search.queue.id
+                ),
+            );
+        }
+    }
+}
+
+/// Messages that came after the snapshot are younger than any time that is asked for.
+fn expected(snapshot: &Snapshot, search: &Search) -> i64 {
+    let stored = &snapshot.stored;
+    let topic = stored.topics.iter().position(|topic| *topic == search.queue.topic);
+    let records = stored
+        .records
+        .iter()
+        .filter(|record| record.is_queued && Some(record.topic as usize) == topic && record.queue == search.queue.id);
+    match search.boundary {
+        Boundary::Lower => {
+            let mut records = records;
+            let first = records.find(|record| record.time >= search.time);
+            first.map_or(-1, |record| record.offset)
+        }
+        Boundary::Upper => {
+            let before = records.take_while(|record| record.time <= search.time);
+            before.last().map_or(0, |record| record.offset)
+        }
+    }
+}
