@@ -11,6 +11,7 @@ mod mapping;
 mod net;
 mod random;
 mod sync_threads;
+mod zone;
 
 use std::future::Future;
 use std::io;
@@ -90,6 +91,10 @@ impl Runtime for Real {
     #[inline]
     fn wall(&self) -> WallMillis {
         WallMillis(wall_millis(SystemTime::now()))
+    }
+
+    fn utc_offset_seconds(&self, at: WallMillis) -> i32 {
+        zone::utc_offset_seconds(at)
     }
 
     fn random_u64(&self) -> u64 {

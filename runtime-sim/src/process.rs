@@ -109,6 +109,11 @@ impl Runtime for SimRuntime {
             .with(|state| state.core.hosts[node].clock.wall(state.core.local_now(node)))
     }
 
+    fn utc_offset_seconds(&self, _at: WallMillis) -> i32 {
+        let node = self.process.node;
+        self.world().with(|state| state.core.hosts[node].utc_offset_seconds)
+    }
+
     fn random_u64(&self) -> u64 {
         let node = self.process.node;
         let incarnation = self.process.incarnation;

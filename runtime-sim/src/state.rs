@@ -40,6 +40,7 @@ pub(crate) struct Host {
     pub(crate) name: String,
     pub(crate) ip: Ipv4Addr,
     pub(crate) clock: Clock,
+    pub(crate) utc_offset_seconds: i32,
     /// False from a power loss to the restart.
     pub(crate) powered: bool,
     /// Counts boots of the machine: a kernel does not know connections of an earlier boot.

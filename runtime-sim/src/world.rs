@@ -7,10 +7,11 @@ use std::future::Future;
 use std::hash::Hash;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::ops::Range;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
+use bytes::Bytes;
 use orrery_core::probe::{Fact, OwnedFact};
 use orrery_core::runtime::{Mono, Runtime, WallMillis};
 
@@ -101,6 +102,7 @@ impl World {
                 name: name.to_owned(),
                 ip,
                 clock,
+                utc_offset_seconds: 0,
                 powered: true,
                 epoch: 0,
                 incarnation: 0,
@@ -398,6 +400,17 @@ impl World {
         });
     }
 
+    /// How many reads the node's disk has answered, slices of resident pages apart, and how many bytes they gave.
+    pub fn disk_reads(&self, node: NodeId) -> (u64, u64) {
+        self.with(|state| state.disks[node.0].reads())
+    }
+
+    /// All files below `under` as a process of the node would read them now. Takes no time and leaves no trace. Paths have no
+    /// leading slash.
+    pub fn files(&self, node: NodeId, under: &Path) -> BTreeMap<PathBuf, Bytes> {
+        self.with(|state| state.disks[node.0].files_below(under))
+    }
+
     /// How often the content of the node's disk has changed, cached or durable.
     pub fn disk_changes(&self, node: NodeId) -> u64 {
         self.with(|state| state.disks[node.0].changes())
@@ -459,6 +472,11 @@ impl World {
             state.core.hosts[node.0].clock.step_wall(by_ms);
             state.core.effects(node.0).clock_changes += 1;
         });
+    }
+
+    /// Moves the node's time zone: seconds east of UTC.
+    pub fn set_utc_offset(&self, node: NodeId, seconds: i32) {
+        self.with(|state| state.core.hosts[node.0].utc_offset_seconds = seconds);
     }
 
     /// What the node's clocks show.

@@ -42,6 +42,9 @@ pub trait Runtime: Clone + Send + Sync + 'static {
     /// Wall-clock time of this node in milliseconds since the Unix epoch. May step in both directions.
     fn wall(&self) -> WallMillis;
 
+    /// Seconds by which this machine's local time is ahead of UTC at `at`, daylight saving included. Ask at each use.
+    fn utc_offset_seconds(&self, at: WallMillis) -> i32;
+
     /// 64 uniformly random bits. In simulation a function of the seed.
     fn random_u64(&self) -> u64;
 

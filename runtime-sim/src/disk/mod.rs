@@ -19,7 +19,7 @@
 //! | process killed | [`World::kill`](crate::World::kill): cached state stays, locks are released | lose nothing, in any flush mode | C05, C12, C25 |
 //! | power loss | [`World::power_loss`](crate::World::power_loss): each unsynced write is kept, lost, or torn at 512 B sectors; each unsynced name kept or lost | recover to a prefix that holds everything acknowledged after a sync | C02, C04, C05 |
 //! | torn write | part of power loss: any subset of the sectors of one write | find the tear by checksum, cut there, never hand it out | C01, C04 |
-//! | reordered writes | part of power loss: a later write survives an earlier one | not to trust a valid record behind an invalid one | C01, C02, C04 |
+//! | reordered writes | part of power loss: a later write survives an earlier one | behind a broken frame, not to trust a valid record; behind a bad body, to declare the gap | C01, C02, C04 |
 //! | lost name | creation, removal or rename undone by power loss | `sync_dir` before promising; accept old and new name | C05 |
 //! | device full | [`DiskProfile::capacity_bytes`] | refuse sends with a code, keep serving reads, go on when there is room | C05, C27 |
 //! | write error | [`DiskFaults::write_error`] | treat the range as unknown; acknowledge nothing in it | C02, C05 |
@@ -55,6 +55,7 @@ mod crash;
 mod handle;
 mod image;
 mod names;
+mod rot;
 mod strike;
 mod tree;
 
@@ -74,7 +75,7 @@ use crate::effects::Effects;
 use crate::random::Draw;
 use image::{Image, SECTOR_SIZE};
 use strike::Strike;
-use tree::{Name, Tree, normal};
+use tree::{Tree, normal};
 
 /// For decisions about no file in particular.
 const NO_FILE: u64 = 0;
@@ -179,6 +180,8 @@ pub(crate) struct Disk {
     tree: Tree,
     inodes: BTreeMap<u64, Inode>,
     inode_count: u64,
+    /// Reads answered so far, slices of resident pages apart, and their bytes.
+    reads: (u64, u64),
     locks: BTreeMap<PathBuf, u64>,
     lock_count: u64,
     /// Sum of file lengths and names.
@@ -212,6 +215,7 @@ impl Disk {
             tree: Tree::default(),
             inodes: BTreeMap::new(),
             inode_count: 0,
+            reads: (0, 0),
             locks: BTreeMap::new(),
             lock_count: 0,
             used: 0,
@@ -251,31 +255,6 @@ impl Disk {
         self.used = 0;
         self.dirty = 0;
         self.epoch += 1;
-    }
-
-    pub(crate) fn rot(&mut self, under: &Path, bits: u64) -> u64 {
-        let files: Vec<u64> = self.tree.files_below(&normal(under)).collect();
-        let sizes: Vec<u64> = files
-            .iter()
-            .map(|file| self.inodes[file].image.written_bytes())
-            .collect();
-        let total: u64 = sizes.iter().sum();
-        if total == 0 {
-            return 0;
-        }
-        for _ in 0..bits {
-            let draw = self.next_draw(Purpose::Rot, NO_FILE);
-            let mut position = draw.below(total);
-            for (file, size) in files.iter().zip(&sizes) {
-                if position < *size {
-                    let inode = self.inodes.get_mut(file).expect("listed above");
-                    inode.image.flip(position, (draw.with(1).bits() % 8) as u8);
-                    break;
-                }
-                position -= size;
-            }
-        }
-        bits
     }
 
     /// The process is gone: its handles and locks with it.
@@ -358,6 +337,8 @@ impl Disk {
 
     fn read(&mut self, path: &Path, file: u64, offset: u64, size: usize) -> Result<Bytes, DiskError> {
         self.check_range(path, file, offset, size)?;
+        self.reads.0 += 1;
+        self.reads.1 += size as u64;
         let image = &mut self.inode(file).image;
         if image.is_resident(offset, size as u64) {
             return Ok(image.read_mapped(offset, size));
@@ -396,11 +377,20 @@ impl Disk {
         Ok(self.inodes[&file].image.read_mapped(offset, size))
     }
 
-    pub(crate) fn rot_at(&mut self, path: &Path, offset: u64, mask: u8, in_memory: bool) -> bool {
-        let Some(Name::File(file)) = self.tree.get(&normal(path)) else {
-            return false;
-        };
-        self.inode(file).image.rot(offset, mask, in_memory)
+    pub(crate) fn reads(&self) -> (u64, u64) {
+        self.reads
+    }
+
+    /// All files below a path, as a process would read them now.
+    pub(crate) fn files_below(&self, under: &Path) -> BTreeMap<PathBuf, Bytes> {
+        let under = normal(under);
+        let files = self.tree.named_files_below(&under);
+        files
+            .map(|(path, file)| {
+                let image = &self.inodes[&file].image;
+                (path.to_path_buf(), image.read(0, image.len() as usize))
+            })
+            .collect()
     }
 
     fn read_fails(&mut self, file: u64, path: &Path, effects: &mut Effects) -> Result<(), DiskError> {

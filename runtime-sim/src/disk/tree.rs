@@ -152,11 +152,15 @@ impl Tree {
     }
 
     pub(super) fn files_below<'a>(&'a self, prefix: &'a Path) -> impl Iterator<Item = u64> + 'a {
+        self.named_files_below(prefix).map(|(_, file)| file)
+    }
+
+    pub(super) fn named_files_below<'a>(&'a self, prefix: &'a Path) -> impl Iterator<Item = (&'a Path, u64)> + 'a {
         self.names
             .iter()
             .filter(move |(path, _)| path.starts_with(prefix))
-            .filter_map(|(_, name)| match name {
-                Name::File(file) => Some(*file),
+            .filter_map(|(path, name)| match name {
+                Name::File(file) => Some((path.as_path(), *file)),
                 Name::Dir => None,
             })
     }
