@@ -51,10 +51,8 @@ pub struct StoreConfig {
     pub transfer_on_disk: TransferLimit,
     /// `fileReservedTime`: a log file that was not written for this long expires. Default 72 h.
     pub file_reserved: Duration,
-    /// `deleteWhen`: hours of the day (0 to 23) in which expired files are deleted. Default 4.
+    /// `deleteWhen`: hours of the day (0 to 23, local time) in which expired files are deleted. Default 4.
     pub delete_hours: Vec<u8>,
-    /// Hours added to UTC to know the hour of the day. Default 0.
-    pub utc_offset_hours: i64,
     /// Period of looking for files to delete. Default 10 s.
     pub clean_interval: Duration,
     /// Most files deleted in one turn. Default 10.
@@ -123,7 +121,6 @@ impl StoreConfig {
             },
             file_reserved: Duration::from_secs(72 * 3600),
             delete_hours: vec![4],
-            utc_offset_hours: 0,
             clean_interval: Duration::from_secs(10),
             delete_files_max: 10,
             disk_used_percent_max: 75,

@@ -206,6 +206,16 @@ impl<F: File> LogFiles<F> {
         Ok(start + self.file_size)
     }
 
+    /// Removes what an attempt to make the next file has left: whole as it looks, its length may never reach the device.
+    pub(crate) async fn remove_half_made<D: Disk<File = F>>(&self, disk: &D) -> Result<(), DiskError> {
+        let path = self.folder.join(file_name(self.end()));
+        match disk.remove(&path).await {
+            Err(error) if error.kind == DiskErrorKind::NotFound => Ok(()),
+            Err(error) => Err(error),
+            Ok(()) => disk.sync_dir(&self.folder).await,
+        }
+    }
+
     /// Ends the log at `cut`: zeros from there to the end of its file, removes all later files, makes both durable.
     /// Gives the number of bytes that were not zero.
     pub(crate) async fn cut<D: Disk<File = F>>(&self, disk: &D, cut: u64, zeros: Zeros) -> Result<u64, DiskError> {
@@ -224,7 +234,12 @@ impl<F: File> LogFiles<F> {
             return Ok(cut_bytes);
         };
         let within = cut - log_file.start;
-        let first = first_byte(&log_file.file, within, self.file_size).await?;
+        // Zeros that are written anyway need no search through what may be a gigabyte.
+        let until = match zeros {
+            Zeros::IfNeeded => self.file_size,
+            Zeros::Always => self.file_size.min(within + SEARCH_SIZE),
+        };
+        let first = first_byte(&log_file.file, within, until).await?;
         cut_bytes += first.map_or(0, |first| self.file_size - first);
         if first.is_some() || zeros == Zeros::Always {
             log_file.file.zero_range(within, self.file_size - within).await?;

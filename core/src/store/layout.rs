@@ -41,6 +41,8 @@ pub(crate) struct Paths {
     pub(crate) checkpoint: PathBuf,
     pub(crate) abort: PathBuf,
     pub(crate) lock: PathBuf,
+    /// Ours: what stood where the log could not be read.
+    pub(crate) damaged: PathBuf,
 }
 
 impl Paths {
@@ -58,6 +60,7 @@ impl Paths {
             checkpoint: root.join("checkpoint"),
             abort: root.join("abort"),
             lock: root.join("lock"),
+            damaged: root.join("damaged"),
             root,
         }
     }

@@ -15,6 +15,7 @@
 mod batch_queues;
 mod checkpoint;
 mod config;
+mod deletion;
 mod disk;
 mod dispatch;
 mod extension;
@@ -24,6 +25,7 @@ pub mod formats;
 mod index;
 pub mod json;
 mod layout;
+mod load;
 mod log;
 mod open;
 mod pending;
@@ -32,7 +34,9 @@ mod queue;
 mod queues;
 mod read;
 mod recovery;
+mod replay;
 mod retention;
+mod salvage;
 mod scan;
 mod select;
 mod tasks;
@@ -49,8 +53,8 @@ use std::sync::{Arc, Mutex, OnceLock, RwLock};
 pub use config::{FlushMode, StoreConfig, TransferLimit};
 pub use pending::{Committed, Pending};
 pub use values::{
-    AppendError, Appended, Arrivals, Boundary, Bounds, GetRequest, GetStatus, Got, OpenError, Positions, QueueName,
-    Recovery, StoreError, StoreInfo, TagFilter,
+    AppendError, Appended, Arrivals, Boundary, Bounds, Gap, GetRequest, GetStatus, Got, OpenError, Positions,
+    QueueName, Recovery, StoreError, StoreInfo, TagFilter,
 };
 
 use crate::runtime::{Disk, DiskError, Runtime, TaskSet, WallMillis};
@@ -92,8 +96,8 @@ struct Owner<R: Runtime> {
     tasks: Mutex<TaskSet<R>>,
 }
 
-/// What the store and its tasks share. Locks are taken in this order: writer, log, dispatcher, a queue, the small ones; none
-/// is held across an await.
+/// What the store and its tasks share. Locks are taken in this order: writer, log, last checkpoint, dispatcher, a queue, the small
+/// ones; none is held across an await.
 struct Shared<R: Runtime> {
     runtime: R,
     config: StoreConfig,
@@ -125,6 +129,9 @@ struct Shared<R: Runtime> {
     file_wanted: Notify,
     /// A log file is half made: closing waits for the rest.
     making_file: Watch<bool>,
+    /// Queue files, log files that have expired are being worked on: closing waits for that, too.
+    writing_queues: Watch<bool>,
+    cleaning: Watch<bool>,
     /// Zeros are being written ahead of the end; the log has a barrier there. Closing waits for it.
     zeroing: Watch<bool>,
 
@@ -229,16 +236,6 @@ impl<R: Runtime> Store<R> {
 
     /// Removes a topic's queues. Its records go with the log files that hold them.
     pub async fn delete_topic(&self, topic: &str) -> Result<(), StoreError> {
-        let shared = &self.owner.shared;
-        let disk = shared.runtime.disk();
-        for queue in shared.queues.remove(topic) {
-            queue.delete(disk).await?;
-        }
-        if layout::is_folder_name(topic) {
-            disk::remove_dir_if_empty(disk, &shared.paths.topic(topic)).await?;
-            shared.extension.delete_topic(disk, topic).await?;
-            extension::remove_queue_folders(disk, &shared.paths.batch_queue.join(topic)).await?;
-        }
-        Ok(())
+        self.owner.shared.delete_topic(topic).await
     }
 }

@@ -51,7 +51,9 @@ impl<R: Runtime> Store<R> {
         };
         let clean = open_existing(disk, &paths.abort).await?.is_none();
         mark_open(disk, &paths).await?;
-        let (checkpoint_file, checkpoint) = CheckpointFile::open(disk, &paths.checkpoint).await?;
+        let (checkpoint_file, mut checkpoint) = CheckpointFile::open(disk, &paths.checkpoint).await?;
+        // The index runs ahead of the flush: its younger entries may be of records that are lost.
+        checkpoint.index_time = checkpoint.index_time.min(checkpoint.physic_time);
         disk.sync_dir(&paths.root).await?;
         let recovered = recover(disk, &config, &paths, &checkpoint, clean).await?;
         let recovery = recovered.recovery.clone();
@@ -60,6 +62,13 @@ impl<R: Runtime> Store<R> {
             end: recovery.log_end,
             lost_bytes: recovery.cut_bytes,
         });
+        for gap in &recovery.gaps {
+            runtime.announce(Fact::Gap {
+                topic: &gap.topic,
+                queue_id: gap.queue_id,
+                offset: gap.offset,
+            });
+        }
 
         let shared = Arc::new(share(
             runtime,
@@ -68,20 +77,16 @@ impl<R: Runtime> Store<R> {
             arrivals,
             recovered,
             checkpoint_file,
-            checkpoint,
+            Checkpoint {
+                // What was being deleted is gone.
+                seal: None,
+                ..checkpoint
+            },
         ));
         *lock(&shared.lock) = Some(store_lock);
         // Everything recovered is durable and in the queues.
-        let written = *lock(&shared.written);
-        let checkpoint = Checkpoint {
-            physic_time: written.last_store_time.0,
-            logics_time: written.last_store_time.0,
-            logics_offset: written.end as i64,
-            // Says "closed in order by us" and must not outlive this start.
-            confirm_offset: 0,
-            ..checkpoint
-        };
-        shared.claim(checkpoint).await.map_err(|error| match error {
+        let claimable = lock(&shared.dispatcher).claimable();
+        shared.claim(claimable, None).await.map_err(|error| match error {
             StoreError::Disk(error) => OpenError::Disk(error),
             other => OpenError::Config(other.to_string()),
         })?;
@@ -104,8 +109,11 @@ impl<R: Runtime> Store<R> {
             }
         }
         let result = shared.write_group();
-        // What makes it works on after a cancellation: it must not outlive the lock of the directory.
+        // What a task has begun on files works on after a cancellation, or stays half done: it must not outlive the lock of the
+        // directory, nor leave a queue that counts as synced and is not.
         shared.making_file.until(|making| !making).await;
+        shared.writing_queues.until(|writing| !writing).await;
+        shared.cleaning.until(|cleaning| !cleaning).await;
         shared.zeroing.until(|zeroing| !zeroing).await;
         let mut tasks = std::mem::take(&mut *lock(&self.owner.tasks));
         tasks.shutdown().await;
@@ -132,26 +140,17 @@ impl<R: Runtime> Shared<R> {
         let mut unsynced = self.queues.all();
         self.write_queues(&mut unsynced).await?;
         self.sync_queues(&mut unsynced).await?;
-        if let Some(index) = &self.index {
-            index.sync().await?;
-        }
-        let visible = lock(&self.dispatcher).visible;
-        let end = visible.end as i64;
+        self.settle_index().await?;
+        let claimable = lock(&self.dispatcher).claimable();
+        let end = claimable.upto.end;
         assert_eq!(
-            visible.end,
+            end,
             lock(&self.log).end(),
             "everything appended is visible before a clean stop"
         );
-        let checkpoint = Checkpoint {
-            physic_time: visible.last_store_time.0,
-            logics_time: visible.last_store_time.0,
-            logics_offset: end,
-            confirm_offset: end,
-            index_time: self.index_time(),
-            ..*lock(&self.last_checkpoint)
-        };
-        self.claim(checkpoint).await?;
+        self.claim(claimable, Some(end)).await?;
         let disk = self.runtime.disk();
+        self.files.remove_half_made(disk).await?;
         disk.remove(&self.paths.abort).await?;
         disk.sync_dir(&self.paths.root).await?;
         Ok(())
@@ -232,6 +231,8 @@ fn share<R: Runtime>(
     };
     let files_end = recovered.files.end();
     let extension = Extension::new(paths.extension.clone());
+    let queues = recovered.queues.all();
+    let digest = queues.iter().fold(0u64, |sum, queue| sum.wrapping_add(queue.digest()));
     let index = config
         .index
         .then(|| Index::new(config.index_slots, config.index_entries, checkpoint.index_time));
@@ -244,7 +245,7 @@ fn share<R: Runtime>(
         queues: recovered.queues,
         writer: Mutex::new(()),
         log: Mutex::new(AppendLog::new(limits, end, files_end, recovered.last_store_time)),
-        dispatcher: Mutex::new(Dispatcher::new(written)),
+        dispatcher: Mutex::new(Dispatcher::new(written, digest)),
         written: Mutex::new(written),
         on_file: Progress::new(end),
         write_wanted: Notify::new(),
@@ -259,6 +260,8 @@ fn share<R: Runtime>(
         }),
         file_wanted: Notify::new(),
         making_file: Watch::new(false),
+        writing_queues: Watch::new(false),
+        cleaning: Watch::new(false),
         zeroing: Watch::new(false),
         trust: RwLock::new(Trust::from(recovered.verified_from)),
         walkers: Mutex::new(Walkers::default()),

@@ -21,6 +21,8 @@ use crate::sync::lock;
 
 /// Written entries that stay in the tail for readers close to the end: two pulls, 1.5 KiB of each queue that is idle.
 const TAIL_KEPT: usize = 64;
+/// Bytes behind the last entry that are looked at for leftovers.
+const LOOK_SIZE: u64 = 64 << 10;
 /// Entries written in one piece.
 const WRITE_COUNT_MAX: usize = 16 * 1024;
 
@@ -41,6 +43,8 @@ pub(crate) enum Pushed {
     Duplicate,
     /// Offsets in between are missing: nothing was pushed.
     Gap,
+    /// The topic has been deleted: nothing was pushed.
+    Gone,
 }
 
 /// The newest entries, in memory.
@@ -120,6 +124,9 @@ struct QueueState<F> {
     files: BTreeMap<u64, QueueFile<F>>,
     /// Files were created since the folder was synced.
     folder_synced: bool,
+    /// The files were made by an earlier process, which may have died before it synced their names: the first sync of any of
+    /// them syncs the folder, too.
+    names_doubted: bool,
     deleted: bool,
     /// Slots below this offset may hold entries on disk, whatever `next` is.
     extent: i64,
@@ -132,6 +139,8 @@ pub(crate) struct Queue<F> {
     pub(crate) queue_id: i32,
     folder: PathBuf,
     file_size: u64,
+    /// What one offset of this queue counts for in the digest of a checkpoint.
+    weight: u64,
     /// The offset that the next appended record gets. Changed only under the log's append lock.
     assigned: AtomicI64,
     state: Mutex<QueueState<F>>,
@@ -159,7 +168,9 @@ impl<F: File> Queue<F> {
         assert_eq!(file_size % ENTRY_SIZE, 0, "queue files hold whole entries");
         let files = parts.files.into_iter();
         let files = files.map(|(start, file)| (start, QueueFile { file, synced: true }));
+        let files: BTreeMap<_, _> = files.collect();
         Queue {
+            weight: weight(&topic, queue_id),
             topic,
             queue_id,
             folder,
@@ -168,7 +179,8 @@ impl<F: File> Queue<F> {
             state: Mutex::new(QueueState {
                 min: parts.min,
                 tail: Tail::new(parts.next),
-                files: files.collect(),
+                names_doubted: !files.is_empty(),
+                files,
                 folder_synced: true,
                 deleted: false,
                 extent: parts.extent.max(parts.next),
@@ -199,6 +211,15 @@ impl<F: File> Queue<F> {
         self.assigned.load(Ordering::Relaxed)
     }
 
+    pub(crate) fn weight(&self) -> u64 {
+        self.weight
+    }
+
+    /// What the queue adds to the digest of a checkpoint.
+    pub(crate) fn digest(&self) -> u64 {
+        self.weight.wrapping_mul(self.bounds().max.max(0) as u64)
+    }
+
     /// Only under the log's append lock.
     pub(crate) fn set_assigned(&self, next: i64) {
         self.assigned.store(next, Ordering::Relaxed);
@@ -213,7 +234,16 @@ impl<F: File> Queue<F> {
     }
 
     pub(crate) fn push(&self, offset: i64, entry: Entry) -> Pushed {
-        lock(&self.state).tail.push(offset, entry)
+        let mut state = lock(&self.state);
+        match state.deleted {
+            true => Pushed::Gone,
+            false => state.tail.push(offset, entry),
+        }
+    }
+
+    /// The topic is being deleted: nothing is pushed or written any more.
+    pub(crate) fn retire(&self) {
+        lock(&self.state).deleted = true;
     }
 
     /// Recovery only: the first entry known is the one at `offset`, whatever was there before.
@@ -280,7 +310,7 @@ impl<F: File> Queue<F> {
     /// Reads entries from `offset` on, wherever they are, up to [`LOAD_COUNT`] or the end of their file; what follows them will be
     /// read soon, then. `None` if no file has them.
     pub(crate) async fn load(&self, offset: i64) -> Result<Option<Bytes>, DiskError> {
-        let (file, within, size) = {
+        let (file, next_file, within, size) = {
             let state = lock(&self.state);
             let until = state.tail.next().min(offset.saturating_add(LOAD_COUNT));
             if (state.tail.start..until).contains(&offset) {
@@ -292,13 +322,21 @@ impl<F: File> Queue<F> {
             }
             let (start, within, size) = self.locate(offset, until.min(state.tail.start));
             match state.files.get(&start) {
-                Some(queue_file) => (queue_file.file.clone(), within, size),
+                Some(queue_file) => {
+                    let next_file = state.files.get(&(start + self.file_size));
+                    let next_file = next_file.map(|queue_file| queue_file.file.clone());
+                    (queue_file.file.clone(), next_file, within, size)
+                }
                 None => return Ok(None),
             }
         };
         let behind = within + size as u64;
         let room = file.len().saturating_sub(behind);
         file.will_read(behind, room.min(READ_AHEAD_SIZE) as usize);
+        if let Some(next_file) = next_file.filter(|_| room < READ_AHEAD_SIZE) {
+            let size = (READ_AHEAD_SIZE - room).min(next_file.len());
+            next_file.will_read(0, size as usize);
+        }
         file.read(within, size).await.map(Some)
     }
 
@@ -325,43 +363,72 @@ impl<F: File> Queue<F> {
         Ok(Entry::decode(&file.read(within, size).await?))
     }
 
-    /// First offset in `[min, next)` whose record lies at or behind `physical`; `next` if there is none.
+    /// First offset in `[min, next)` whose record lies at or behind `physical`, or that has no entry; `next` if there is
+    /// none. Entries of records before `physical` are known to be durable: a slot that a power loss has left empty is of a
+    /// later record, even with entries above it.
     pub(crate) async fn first_at_or_behind(&self, physical: u64) -> Result<i64, DiskError> {
+        self.first_where(true, physical).await
+    }
+
+    async fn first_where(&self, hole_is_behind: bool, physical: u64) -> Result<i64, DiskError> {
         let Bounds { min, max } = self.bounds();
         let (mut low, mut high) = (min, max);
         while low < high {
             let middle = low + (high - low) / 2;
-            let behind = match self.entry(middle).await? {
-                Some(entry) => !entry.is_filler() && entry.physical >= physical,
-                // A hole: what is above decides.
-                None => false,
+            // A filler says nothing of its place in the log: the next message does.
+            let (at, behind) = match self.skip_fillers(middle, high).await? {
+                Some((at, Some(entry))) => (at, entry.physical >= physical),
+                Some((at, None)) => (at, hole_is_behind),
+                None => (middle, true),
             };
-            if behind { high = middle } else { low = middle + 1 }
+            if behind { high = middle } else { low = at + 1 }
         }
-        Ok(low)
+        Ok(self.skip_fillers(low, max).await?.map_or(max, |(at, _)| at))
     }
 
-    /// Writes the tail to files. Not durable before [`sync`](Queue::sync).
-    pub(crate) async fn write_out<D: Disk<File = F>>(&self, disk: &D) -> Result<(), DiskError> {
+    /// The first slot in `[from, end)` that is no filler, and what it holds; `None` if all are fillers.
+    pub(crate) async fn skip_fillers(&self, from: i64, end: i64) -> Result<Option<(i64, Option<Entry>)>, DiskError> {
+        let mut at = from;
+        while at < end {
+            let entry = self.entry(at).await?;
+            if !entry.is_some_and(|entry| entry.is_filler()) {
+                return Ok(Some((at, entry)));
+            }
+            // There may be many: a queue that began in the middle.
+            let Some(bytes) = self.load(at).await? else {
+                return Ok(Some((at, None)));
+            };
+            let slots = bytes.chunks_exact(ENTRY_SIZE as usize).map(Entry::decode);
+            let fillers = slots.take_while(|slot| slot.is_some_and(|entry| entry.is_filler()));
+            at += (fillers.count() as i64).max(1);
+        }
+        Ok(None)
+    }
+
+    /// Writes the tail's entries of records that end at or before `durable` to files: a power loss must not leave a queue
+    /// file that names records which the log has lost. Not durable before [`sync`](Queue::sync). True if entries had to
+    /// stay: the queue is to be put on the list of unwritten ones again.
+    pub(crate) async fn write_out<D: Disk<File = F>>(&self, disk: &D, durable: u64) -> Result<bool, DiskError> {
         let mut bytes = Vec::new();
         loop {
             let (file, start, within, count) = {
                 let state = lock(&self.state);
                 if state.deleted {
-                    return Ok(());
+                    return Ok(false);
                 }
                 let from = state.tail.written;
                 let (start, within, size) = self.locate(from, from + WRITE_COUNT_MAX as i64);
                 bytes.clear();
                 let unwritten = state.tail.unwritten(size / ENTRY_SIZE as usize);
-                unwritten.for_each(|entry| entry.encode(&mut bytes));
+                let fit = unwritten.take_while(|entry| entry.is_filler() || entry.end() <= durable);
+                fit.for_each(|entry| entry.encode(&mut bytes));
                 let count = bytes.len() / ENTRY_SIZE as usize;
+                if count == 0 {
+                    return Ok(from < state.tail.next());
+                }
                 let file = state.files.get(&start).map(|queue_file| queue_file.file.clone());
                 (file, start, within, count)
             };
-            if count == 0 {
-                return Ok(());
-            }
             let file = match file {
                 Some(file) => file,
                 None => self.create_file(disk, start, within).await?,
@@ -413,7 +480,9 @@ impl<F: File> Queue<F> {
                 queue_file.synced = true;
                 files.push(queue_file.file.clone());
             }
-            (files, std::mem::replace(&mut state.folder_synced, true))
+            let names_doubted = !files.is_empty() && std::mem::take(&mut state.names_doubted);
+            let folder_synced = std::mem::replace(&mut state.folder_synced, true);
+            (files, folder_synced && !names_doubted)
         };
         for file in files {
             file.sync().await?;
@@ -422,6 +491,26 @@ impl<F: File> Queue<F> {
             disk.sync_dir(&self.folder).await?;
         }
         Ok(!folder_synced)
+    }
+
+    /// Recovery only: whether anything stands in the slots behind the last entry, as far as one read shows.
+    pub(crate) async fn has_entries_behind(&self) -> Result<bool, DiskError> {
+        let (next, file, later) = {
+            let state = lock(&self.state);
+            let next = state.tail.next();
+            let (start, within, _) = self.locate(next, next + 1);
+            let later = state.files.keys().next_back().is_some_and(|newest| *newest > start);
+            let file = state.files.get(&start).map(|queue_file| queue_file.file.clone());
+            (within, file, later)
+        };
+        let Some(file) = file else { return Ok(later) };
+        let size = (self.file_size - next).min(LOOK_SIZE);
+        Ok(later || file.read(next, size as usize).await?.iter().any(|byte| *byte != 0))
+    }
+
+    /// Recovery only: slots behind the last entry may hold anything.
+    pub(crate) fn doubt_behind(&self) {
+        lock(&self.state).extent = i64::MAX;
     }
 
     /// Recovery only: makes the slots behind the last entry empty on disk, where older ones may stand. True if there were any.
@@ -462,7 +551,12 @@ impl<F: File> Queue<F> {
 
     /// The log starts at `log_start` now: raises `min` and removes files that hold only entries of records before it.
     pub(crate) async fn trim<D: Disk<File = F>>(&self, disk: &D, log_start: u64) -> Result<(), DiskError> {
-        let min = self.first_at_or_behind(log_start).await?;
+        let first = self.entry(self.bounds().min).await?;
+        if first.is_some_and(|first| !first.is_filler() && first.physical >= log_start) {
+            return Ok(());
+        }
+        // A hole: what is above decides.
+        let min = self.first_where(false, log_start).await?;
         let removed = {
             let mut state = lock(&self.state);
             state.min = state.min.max(min);
@@ -473,6 +567,8 @@ impl<F: File> Queue<F> {
         };
         for start in removed.keys() {
             disk.remove(&self.folder.join(file_name(*start))).await?;
+            // One after the other: with a gap the files behind it would be of no use, and their log is gone.
+            disk.sync_dir(&self.folder).await?;
         }
         Ok(())
     }
@@ -493,6 +589,20 @@ impl<F: File> Queue<F> {
         disk.sync_dir(&self.folder).await?;
         super::disk::remove_dir_if_empty(disk, &self.folder).await
     }
+}
+
+/// FNV-1a of a topic's name, never 0. It is on disk: do not change it.
+pub(crate) fn topic_hash(topic: &str) -> u64 {
+    let hash = topic.bytes().fold(0xcbf2_9ce4_8422_2325, |hash: u64, byte| {
+        (hash ^ u64::from(byte)).wrapping_mul(0x0000_0100_0000_01b3)
+    });
+    hash.max(1)
+}
+
+/// An odd number, so that no offset but 0 counts for nothing. It is on disk: do not change it.
+pub(crate) fn weight(topic: &str, queue_id: i32) -> u64 {
+    let mixed = (topic_hash(topic) ^ u64::from(queue_id as u32)).wrapping_mul(0x9e37_79b9_7f4a_7c15);
+    (mixed ^ (mixed >> 29)) | 1
 }
 
 #[cfg(test)]

@@ -18,6 +18,7 @@ use bytes::{Bytes, BytesMut};
 
 use super::dispatch::places;
 use super::layout::{ENTRY_SIZE, Entry};
+use super::scan::{Step, step};
 use super::select::{Picked, Reach, Selection, Taken, by_bounds, extent, runs};
 use super::trust::READ_BACK_SIZE;
 use super::walkers::Visit;
@@ -165,15 +166,25 @@ impl<R: Runtime> Store<R> {
         let (mut low, mut high) = (min, max);
         while low < high {
             let middle = low + (high - low) / 2;
-            match shared.entry_time(&queue, middle).await? {
+            // A gap has no time: the next message decides.
+            let Some((at, _)) = queue.skip_fillers(middle, high).await? else {
+                high = middle;
+                continue;
+            };
+            match shared.entry_time(&queue, at).await? {
                 Some(stored) if stored.0 >= wanted => high = middle,
-                _ => low = middle + 1,
+                _ => low = at + 1,
             }
         }
         Ok(match boundary {
-            Boundary::Lower => low,
-            Boundary::Upper if low > min => low - 1,
-            Boundary::Upper => 0,
+            Boundary::Lower => queue.skip_fillers(low, max).await?.map_or(max, |(at, _)| at),
+            Boundary::Upper => {
+                let mut before = low - 1;
+                while before >= min && queue.skip_fillers(before, before + 1).await?.is_none() {
+                    before -= 1;
+                }
+                if before >= min { before } else { 0 }
+            }
         })
     }
 
@@ -478,8 +489,8 @@ impl<R: Runtime> Shared<R> {
 }
 
 fn check(bytes: &[u8], position: u64) -> Option<RecordView<'_>> {
-    let record = RecordView::parse_checked(bytes).ok()?;
-    (record.size() == bytes.len()).then_some(())?;
-    record.check_position(position).ok()?;
-    Some(record)
+    match step(bytes, position, u64::MAX) {
+        Step::Record(record) if record.size() == bytes.len() => Some(record),
+        _ => None,
+    }
 }

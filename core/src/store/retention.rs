@@ -6,6 +6,7 @@ use super::disk::list;
 use super::layout::file_name;
 use super::{Shared, StoreConfig, StoreError};
 use crate::runtime::{Disk, File, Runtime, WallMillis};
+use crate::sync::lock;
 
 /// Why files may go now.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -17,20 +18,20 @@ enum Deletion {
     Forced,
 }
 
-fn decide(config: &StoreConfig, now: WallMillis, used_percent: u64) -> Deletion {
+fn decide(config: &StoreConfig, hour: u8, used_percent: u64) -> Deletion {
     if used_percent > config.disk_used_percent_forced {
         return Deletion::Forced;
     }
-    let is_hour = config.delete_hours.contains(&hour_of_day(now, config.utc_offset_hours));
-    if is_hour || used_percent > config.disk_used_percent_max {
+    if config.delete_hours.contains(&hour) || used_percent > config.disk_used_percent_max {
         return Deletion::Expired;
     }
     Deletion::None
 }
 
-fn hour_of_day(now: WallMillis, utc_offset_hours: i64) -> u8 {
-    const HOUR_MS: i64 = 3_600_000;
-    (now.0.div_euclid(HOUR_MS) + utc_offset_hours).rem_euclid(24) as u8
+/// Hour of the day, local time, as Java's (`UtilAll.isItTimeToDo`).
+fn hour_of_day(now: WallMillis, utc_offset_seconds: i32) -> u8 {
+    let local_seconds = now.0.div_euclid(1000) + i64::from(utc_offset_seconds);
+    (local_seconds.div_euclid(3600)).rem_euclid(24) as u8
 }
 
 impl<R: Runtime> Shared<R> {
@@ -39,16 +40,19 @@ impl<R: Runtime> Shared<R> {
         let disk = self.runtime.disk();
         let used_percent = self.disk_gauge.note(disk.space(&self.paths.commit_log).await?);
         let now = self.runtime.wall();
-        let deletion = decide(&self.config, now, used_percent);
+        let hour = hour_of_day(now, self.runtime.utc_offset_seconds(now));
+        let deletion = decide(&self.config, hour, used_percent);
         if deletion == Deletion::None {
             return Ok(());
         }
         let mut deleted = 0;
-        // The last file and the one that is appended to stay; what is not visible yet stays.
+        // The last file and the one that is appended to stay; so does what the next start would read again.
+        let recovery_from = lock(&self.last_checkpoint).logics_offset.max(0) as u64;
+        let kept_from = self.confirmed().min(recovery_from);
         while deleted < self.config.delete_files_max {
             let files = self.files.all();
             let Some(oldest) = files.first() else { break };
-            if oldest.start + self.config.commit_log_file_size > self.confirmed() {
+            if oldest.start + self.config.commit_log_file_size > kept_from {
                 break;
             }
             let reserved_ms = i64::try_from(self.config.file_reserved.as_millis()).unwrap_or(i64::MAX);
@@ -109,17 +113,17 @@ mod tests {
     #[test]
     fn files_go_at_their_hour_or_when_the_disk_fills() {
         let config = StoreConfig::new("store");
-        let four = WallMillis(4 * 3_600_000 + 5);
-        let five = WallMillis(5 * 3_600_000);
-        assert_eq!(decide(&config, four, 10), Deletion::Expired);
-        assert_eq!(decide(&config, five, 75), Deletion::None);
-        assert_eq!(decide(&config, five, 76), Deletion::Expired);
-        assert_eq!(decide(&config, five, 86), Deletion::Forced);
+        assert_eq!(decide(&config, 4, 10), Deletion::Expired);
+        assert_eq!(decide(&config, 5, 75), Deletion::None);
+        assert_eq!(decide(&config, 5, 76), Deletion::Expired);
+        assert_eq!(decide(&config, 5, 86), Deletion::Forced);
     }
 
     #[test]
     fn hours_follow_the_offset_to_utc() {
-        assert_eq!(hour_of_day(WallMillis(23 * 3_600_000), 2), 1);
+        assert_eq!(hour_of_day(WallMillis(23 * 3_600_000), 2 * 3600), 1);
+        assert_eq!(hour_of_day(WallMillis(20 * 3_600_000), 5 * 3600 + 1800), 1);
+        assert_eq!(hour_of_day(WallMillis(1_800_000), -3600), 23);
         assert_eq!(hour_of_day(WallMillis(-1), 0), 23);
     }
 }

@@ -8,14 +8,15 @@ use std::time::Duration;
 
 use futures_util::{FutureExt, pin_mut, select_biased};
 
-use super::checkpoint::Checkpoint;
+use super::checkpoint::{Checkpoint, Seal};
 use super::files::FilesEnd;
 use super::flush::{FlushState, is_due};
 use super::index::index_loop;
+use super::write::Claimable;
 use super::zeros::zeros_loop;
 use super::{FlushMode, QueueOf, Shared, StoreError};
 use crate::runtime::{Disk, DiskErrorKind, Runtime, TaskSet};
-use crate::sync::lock;
+use crate::sync::{Watch, lock};
 
 /// Pause before an operation that failed for want of space (or the like) is tried again.
 const RETRY_PAUSE: Duration = Duration::from_secs(1);
@@ -121,12 +122,16 @@ async fn queues_loop<R: Runtime>(shared: Arc<Shared<R>>) {
     let mut unsynced = Vec::new();
     loop {
         shared.runtime.sleep(shared.config.queue_flush_interval).await;
+        if !shared.begin_work(&shared.writing_queues) {
+            return;
+        }
         let mut result = shared.write_queues(&mut unsynced).await;
         let now = shared.runtime.mono();
         if result.is_ok() && now.since(last_checkpoint) >= shared.config.checkpoint_interval {
             last_checkpoint = now;
             result = shared.save_checkpoint(&mut unsynced).await;
         }
+        shared.writing_queues.set(false);
         match result {
             Ok(()) => {}
             Err(StoreError::Disk(error)) if error.kind == DiskErrorKind::Full => {
@@ -142,10 +147,11 @@ async fn queues_loop<R: Runtime>(shared: Arc<Shared<R>>) {
 }
 
 async fn clean_loop<R: Runtime>(shared: Arc<Shared<R>>) {
-    loop {
+    while shared.begin_work(&shared.cleaning) {
         if let Err(error) = shared.clean().await {
             log::warn!("deleting old files: {error}");
         }
+        shared.cleaning.set(false);
         shared.runtime.sleep(shared.config.clean_interval).await;
     }
 }
@@ -153,6 +159,16 @@ async fn clean_loop<R: Runtime>(shared: Arc<Shared<R>>) {
 pub(super) type Queues<R> = Vec<QueueOf<R>>;
 
 impl<R: Runtime> Shared<R> {
+    /// Says that a task works on files, which closing waits for: false (and nothing said) once closed.
+    pub(super) fn begin_work(&self, work: &Watch<bool>) -> bool {
+        work.set(true);
+        let may_work = !self.closed.load(Ordering::Acquire);
+        if !may_work {
+            work.set(false);
+        }
+        may_work
+    }
+
     /// Where the next log file starts, if one is wanted; closing waits until it is made. `None` once closed.
     fn next_file(&self) -> Option<Option<u64>> {
         let log = lock(&self.log);
@@ -165,17 +181,22 @@ impl<R: Runtime> Shared<R> {
         Some(wanted.then(|| log.files_end()))
     }
 
-    /// Moves entries from memory to files; the queues written to are added to `unsynced`.
+    /// Moves entries of durable records from memory to files; the queues written to are added to `unsynced`.
     pub(super) async fn write_queues(&self, unsynced: &mut Queues<R>) -> Result<(), StoreError> {
+        let durable = self.flushed.position();
         let mut queues = self.queues.take_unwritten().into_iter();
         while let Some(queue) = queues.next() {
-            let result = queue.write_out(self.runtime.disk()).await;
+            let result = queue.write_out(self.runtime.disk(), durable).await;
             unsynced.push(Arc::clone(&queue));
-            if let Err(error) = result {
-                std::iter::once(queue)
-                    .chain(queues)
-                    .for_each(|queue| self.queues.note_unwritten(&queue));
-                return Err(error.into());
+            match result {
+                Ok(false) => {}
+                Ok(true) => self.queues.note_unwritten(&queue),
+                Err(error) => {
+                    std::iter::once(queue)
+                        .chain(queues)
+                        .for_each(|queue| self.queues.note_unwritten(&queue));
+                    return Err(error.into());
+                }
             }
         }
         Ok(())
@@ -184,36 +205,55 @@ impl<R: Runtime> Shared<R> {
     /// Syncs log and queues, then claims it.
     async fn save_checkpoint(&self, unsynced: &mut Queues<R>) -> Result<(), StoreError> {
         // Whatever is visible now has its entries in memory at least.
-        let visible = lock(&self.dispatcher).visible;
-        if visible.end as i64 <= lock(&self.last_checkpoint).logics_offset {
+        let claimable = lock(&self.dispatcher).claimable();
+        let end = claimable.upto.end;
+        if end as i64 <= lock(&self.last_checkpoint).logics_offset {
             return Ok(());
+        }
+        if self.flushed.position() < end {
+            self.flush_wanted.notify();
+            self.flushed.reached(end).await?;
         }
         self.write_queues(unsynced).await?;
         self.sync_queues(unsynced).await?;
-        if self.flushed.position() < visible.end {
-            self.flush_wanted.notify();
-            self.flushed.reached(visible.end).await?;
+        self.claim(claimable, None).await
+    }
+
+    /// Says in the checkpoint that log and queues are durable up to a position; nothing if a topic was deleted meanwhile,
+    /// whose queues the digest counts. `confirm_offset` is for Java's eyes: set by a stop in order alone.
+    pub(super) async fn claim(&self, claimable: Claimable, confirm_offset: Option<u64>) -> Result<(), StoreError> {
+        self.change_checkpoint(|last| {
+            (lock(&self.dispatcher).deletions() == claimable.deletions).then(|| Checkpoint {
+                physic_time: claimable.upto.last_store_time.0,
+                logics_time: claimable.upto.last_store_time.0,
+                index_time: self
+                    .index
+                    .as_ref()
+                    .map_or(last.index_time, |index| index.durable_time()),
+                master_flushed_offset: last.master_flushed_offset,
+                confirm_offset: confirm_offset.unwrap_or(0) as i64,
+                logics_offset: claimable.upto.end as i64,
+                seal: Some(Seal {
+                    digest: claimable.digest,
+                    deleting: last.seal.unwrap_or_default().deleting,
+                }),
+            })
+        })
+        .await
+    }
+
+    /// One change after the other; durable when it returns.
+    pub(super) async fn change_checkpoint(
+        &self,
+        change: impl FnOnce(Checkpoint) -> Option<Checkpoint>,
+    ) -> Result<(), StoreError> {
+        {
+            let mut last = lock(&self.last_checkpoint);
+            let Some(next) = change(*last) else { return Ok(()) };
+            self.checkpoint.write(&next)?;
+            *last = next;
         }
-        let checkpoint = Checkpoint {
-            physic_time: visible.last_store_time.0,
-            logics_time: visible.last_store_time.0,
-            logics_offset: visible.end as i64,
-            index_time: self.index_time(),
-            ..*lock(&self.last_checkpoint)
-        };
-        self.claim(checkpoint).await
-    }
-
-    /// Store time up to which the key index is durable.
-    pub(super) fn index_time(&self) -> i64 {
-        let current = lock(&self.last_checkpoint).index_time;
-        self.index.as_ref().map_or(current, |index| index.durable_time())
-    }
-
-    pub(super) async fn claim(&self, checkpoint: Checkpoint) -> Result<(), StoreError> {
-        self.checkpoint.save(&checkpoint).await?;
-        *lock(&self.last_checkpoint) = checkpoint;
-        Ok(())
+        Ok(self.checkpoint.sync().await?)
     }
 
     pub(super) async fn sync_queues(&self, unsynced: &mut Queues<R>) -> Result<(), StoreError> {

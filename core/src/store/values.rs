@@ -123,17 +123,29 @@ pub struct Recovery {
     /// Something lay behind the end and was cut: a torn record, records behind a hole, queue entries of records that are
     /// gone. After an unclean stop (`clean` is false) a tail may have been lost without a trace, too.
     pub lost_tail: bool,
-    /// Bytes behind the end that were not zero and are now.
+    /// Bytes behind the end that were not zero and are now; after an unclean stop those of the first MiB of each file.
     pub cut_bytes: u64,
     /// Records and bytes read to find the end.
     pub scanned_records: u64,
     pub scanned_bytes: u64,
     /// Positions of records whose frame is whole and whose body is not: kept in the log, never handed out.
     pub damaged: Vec<u64>,
+    /// Stretches of the log, `[start, end)`, in which no record could be made out below the durable position.
+    pub lost: Vec<(u64, u64)>,
+    /// Slots without a message, for either reason: pulls step over them, their offsets are not given out again.
+    pub gaps: Vec<Gap>,
     /// Queues that were repaired from the log.
     pub repaired_queues: u64,
     /// Whether all queues were rebuilt from the start of the log.
     pub rebuilt: bool,
+}
+
+/// A slot of a queue whose message is damaged or lost.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Gap {
+    pub topic: Arc<str>,
+    pub queue_id: i32,
+    pub offset: i64,
 }
 
 /// First and next offset of a queue.

@@ -33,13 +33,41 @@ pub(super) struct Dispatcher<R: Runtime> {
     waiting: VecDeque<Visible<R>>,
     /// The confirm position, up to which every entry has been made.
     pub(super) visible: Written,
+    /// Sum of weight times next offset over all queues: see `checkpoint`.
+    digest: u64,
+    /// Topics deleted so far.
+    deletions: u64,
 }
 
 impl<R: Runtime> Dispatcher<R> {
-    pub(super) fn new(visible: Written) -> Self {
+    pub(super) fn new(visible: Written, digest: u64) -> Self {
         Dispatcher {
             waiting: VecDeque::new(),
             visible,
+            digest,
+            deletions: 0,
+        }
+    }
+
+    /// What a checkpoint may claim once it is durable.
+    pub(super) fn claimable(&self) -> Claimable {
+        Claimable {
+            upto: self.visible,
+            digest: self.digest,
+            deletions: self.deletions,
+        }
+    }
+
+    pub(super) fn deletions(&self) -> u64 {
+        self.deletions
+    }
+
+    /// The queues of a deleted topic count no longer.
+    pub(super) fn retire(&mut self, queues: &[QueueOf<R>]) {
+        self.deletions += 1;
+        for queue in queues {
+            queue.retire();
+            self.digest = self.digest.wrapping_sub(queue.digest());
         }
     }
 }
@@ -50,6 +78,15 @@ pub(super) struct Written {
     pub(super) end: u64,
     /// Store time of the last record before `end`.
     pub(super) last_store_time: WallMillis,
+}
+
+/// The queues at a confirm position.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Claimable {
+    pub(super) upto: Written,
+    pub(super) digest: u64,
+    /// The digest holds as long as this is the number of deleted topics.
+    pub(super) deletions: u64,
 }
 
 /// What can be known of a draft before it has a place: computed outside of the append lock.
@@ -310,7 +347,7 @@ impl<R: Runtime> Shared<R> {
         let mut at = 0;
         while at < records.len() {
             let here = position + at as u64;
-            let Step::Record(record) = step(&records[at..], here, room - at as u64, WallMillis(0)) else {
+            let Step::Record(record) = step(&records[at..], here, room - at as u64) else {
                 return Err(AppendError::Records(format!("no whole record for position {here}")));
             };
             at += record.size();
@@ -439,12 +476,14 @@ impl<R: Runtime> Shared<R> {
             match queue.push(offset, entry) {
                 Pushed::First => self.queues.note_unwritten(&queue),
                 Pushed::Further => {}
-                // Offsets are given out under the append lock and arrive in log order; a deleted topic's queue is gone.
+                Pushed::Gone => continue,
+                // Offsets are given out under the append lock and arrive in log order.
                 Pushed::Duplicate | Pushed::Gap => {
                     ::log::error!("entry {offset} of {}-{} does not follow", queue.topic, queue.queue_id);
                     continue;
                 }
             }
+            dispatcher.digest = dispatcher.digest.wrapping_add(queue.weight());
             self.arrivals
                 .arrived(&queue.topic, queue.queue_id, offset + 1, entry.tags_code);
         }

@@ -192,6 +192,15 @@ impl Image {
         self.pending_from = self.next();
     }
 
+    /// Slots that differ from these, which a file holds, are to be written.
+    pub(crate) fn mark_different(&mut self, slots: &[u8]) {
+        for (slot, (number, bytes)) in (0u32..).zip(self.slots.iter().zip(slots.as_chunks::<4>().0)) {
+            if *number != u32::from_be_bytes(*bytes) {
+                self.dirty_pages.insert(slot / SLOTS_PER_PAGE);
+            }
+        }
+    }
+
     /// The table of a file that was written out in order: its slots as they stand.
     pub(crate) fn from_slots(shape: Shape, header: Header, slots: &[u8]) -> Image {
         let mut image = Image::new(shape);

@@ -8,6 +8,7 @@ mod image;
 
 use std::collections::VecDeque;
 use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
@@ -62,6 +63,8 @@ pub(super) struct Index<F> {
     wanted: Notify,
     /// Store time up to which entries are durable.
     durable_time: Mutex<i64>,
+    /// The files of an earlier process have been taken over, as far as they are to be trusted.
+    loaded: AtomicBool,
 }
 
 impl<F: File> Index<F> {
@@ -78,6 +81,7 @@ impl<F: File> Index<F> {
             progress: Progress::new(0),
             wanted: Notify::new(),
             durable_time: Mutex::new(durable_time),
+            loaded: AtomicBool::new(false),
         }
     }
 
@@ -183,6 +187,7 @@ impl<F: File> Index<F> {
         trusted_time: i64,
     ) -> Result<Option<(u64, usize)>, DiskError> {
         let mut sealed = VecDeque::new();
+        let mut removed = false;
         for entry in list(disk, folder).await? {
             let path = folder.join(&entry.name);
             if entry.is_dir || file_number(&path).is_none() {
@@ -197,8 +202,15 @@ impl<F: File> Index<F> {
                 Some(header) if header.begin_time <= trusted_time && header.next_entry > 1 => {
                     sealed.push_back(Sealed { path, file, header });
                 }
-                _ => disk.remove(&path).await?,
+                _ => {
+                    disk.remove(&path).await?;
+                    removed = true;
+                }
             }
+        }
+        if removed {
+            // Come back after a power loss, they would count as whole behind a stop in order.
+            disk.sync_dir(folder).await?;
         }
         let Some(newest) = sealed.pop_back() else {
             return Ok(None);
@@ -222,6 +234,29 @@ impl<F: File> Index<F> {
             image,
         });
         Ok(next)
+    }
+
+    /// First and last record that each file names, oldest file first.
+    fn stretches(&self) -> Vec<(u64, u64)> {
+        let files = lock(&self.files);
+        let headers = files.sealed.iter().map(|sealed| &sealed.header);
+        let headers = headers.chain(files.current.iter().map(|current| &current.image.header));
+        headers
+            .map(|header| (header.begin_position.max(0) as u64, header.end_position.max(0) as u64))
+            .collect()
+    }
+
+    /// Forgets and removes everything, to begin anew.
+    async fn clear<D: Disk<File = F>>(&self, disk: &D, folder: &Path) -> Result<(), DiskError> {
+        let paths: Vec<PathBuf> = {
+            let mut files = lock(&self.files);
+            let sealed = std::mem::take(&mut files.sealed).into_iter().map(|sealed| sealed.path);
+            sealed.chain(files.current.take().map(|current| current.path)).collect()
+        };
+        for path in paths {
+            remove_if_present(disk, &path).await?;
+        }
+        disk.sync_dir(folder).await
     }
 
     /// Removes files that name only records before `log_start`; the newest stays.
@@ -373,6 +408,8 @@ async fn restore<F: File>(newest: &Sealed<F>, shape: Shape, trusted_time: i64) -
         }
         number = until;
     }
+    let slots = newest.file.read(HEADER_SIZE, shape.slots as usize * 4).await?;
+    image.mark_different(&slots);
     if image.header.next_entry == newest.header.next_entry {
         image.header.end_time = newest.header.end_time;
     }
@@ -445,15 +482,77 @@ pub(super) async fn index_loop<R: Runtime>(shared: Arc<Shared<R>>) {
 }
 
 impl<R: Runtime> Shared<R> {
-    async fn build_index(&self, index: &Index<super::FileOf<R>>) -> Result<(), StoreError> {
-        let disk = self.runtime.disk();
+    async fn load_index(&self, index: &Index<super::FileOf<R>>) -> Result<Option<(u64, usize)>, StoreError> {
         let trusted_time = match self.recovered_clean {
             true => i64::MAX,
             // Entries of that very second may be incomplete.
             false => index.durable_time().saturating_sub(1000),
         };
+        let disk = self.runtime.disk();
+        let mut resumed = index.load(disk, &self.paths.index, trusted_time).await?;
+        let is_behind = |(position, _): &(u64, usize)| *position < self.confirmed();
+        if resumed.is_some() && !(resumed.as_ref().is_some_and(is_behind) && self.is_whole(index).await?) {
+            log::warn!("key index: a file is missing, damaged or names lost records; all are made anew");
+            index.clear(disk, &self.paths.index).await?;
+            resumed = None;
+        }
+        index.loaded.store(true, Ordering::Release);
+        Ok(resumed)
+    }
+
+    /// Whether the files that were found follow each other without leaving out a record that has keys.
+    async fn is_whole(&self, index: &Index<super::FileOf<R>>) -> Result<bool, StoreError> {
+        let mut position = self.files.start().unwrap_or(0);
+        let mut indexed = None;
+        for (begin, end) in index.stretches() {
+            while position < begin {
+                let file_end = position - position % self.files.file_size() + self.files.file_size();
+                let room = file_end.min(self.confirmed()).saturating_sub(position);
+                let size = match room {
+                    8.. => self.read_any(position, 8).await?,
+                    _ => Bytes::new(),
+                };
+                let (size, magic) = match size.first_chunk::<8>() {
+                    Some([a, b, c, d, magic @ ..]) => {
+                        (u32::from_be_bytes([*a, *b, *c, *d]), u32::from_be_bytes(*magic))
+                    }
+                    None => (0, MAGIC_BLANK),
+                };
+                if magic == MAGIC_BLANK || u64::from(size) > room || size == 0 {
+                    // Nothing that could have been indexed.
+                    position = file_end;
+                    continue;
+                }
+                let bytes = self.read_any(position, size as usize).await?;
+                let is_missing = RecordView::parse(&bytes).is_ok_and(|record| {
+                    use crate::protocol::message::sys_flag;
+                    let is_undone = sys_flag::transaction(record.sys_flag) == sys_flag::ROLLBACK;
+                    indexed != Some(position) && !is_undone && index_keys(&record).next().is_some()
+                });
+                if is_missing {
+                    return Ok(false);
+                }
+                position += u64::from(size);
+            }
+            position = position.max(end);
+            indexed = Some(end);
+        }
+        Ok(true)
+    }
+
+    /// Makes the index durable for a stop in order. The next start trusts the files as they stand, so they must have been
+    /// taken over by then, with what a crash before this start has left of them.
+    pub(super) async fn settle_index(&self) -> Result<(), StoreError> {
+        let Some(index) = &self.index else { return Ok(()) };
+        if !index.loaded.load(Ordering::Acquire) {
+            self.load_index(index).await?;
+        }
+        Ok(index.sync().await?)
+    }
+
+    async fn build_index(&self, index: &Index<super::FileOf<R>>) -> Result<(), StoreError> {
         let log_start = self.files.start().unwrap_or(0);
-        let resumed = index.load(disk, &self.paths.index, trusted_time).await?;
+        let resumed = self.load_index(index).await?;
         let (mut position, mut skip) = match resumed {
             Some((position, keys)) if log_start <= position && position < self.confirmed() => (position, keys),
             _ => (log_start, 0),
@@ -489,6 +588,7 @@ impl<R: Runtime> Shared<R> {
         mut skip: usize,
     ) -> Result<u64, StoreError> {
         let mut position = position.max(self.files.start().unwrap_or(0));
+        let from = position;
         let confirmed = self.confirmed();
         let file_size = self.config.commit_log_file_size;
         let file_end = position - position % file_size + file_size;
@@ -499,6 +599,10 @@ impl<R: Runtime> Shared<R> {
             let magic = u32::from_be_bytes([bytes[4], bytes[5], bytes[6], bytes[7]]);
             if magic == MAGIC_BLANK {
                 return Ok(file_end);
+            }
+            if size > room {
+                log::error!("key index: no record at {position}; the rest of its file is left out");
+                return Ok(file_end.min(confirmed));
             }
             if size > bytes.len() as u64 {
                 if bytes.len() as u64 == room.min(TURN_SIZE) && size <= room {
@@ -514,6 +618,9 @@ impl<R: Runtime> Shared<R> {
         // Fewer than eight bytes up to the end of the file hold nothing.
         if file_end - position < 8 {
             Ok(file_end)
+        } else if position == from && position < confirmed {
+            log::error!("key index: no record at {position}; the rest of its file is left out");
+            Ok(file_end.min(confirmed))
         } else {
             Ok(position)
         }
