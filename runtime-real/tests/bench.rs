@@ -174,10 +174,93 @@ fn the_limits_of_the_machine_are_all_found() {
     let text = bench_ok(&[&flags[..], &["--stall-rate", "5", "--json", &json_text]].concat());
     assert!(text.contains("floor server, sync"), "{text}");
     let result = read_json(&json);
-    let limits = result.as_object().expect("an object");
-    assert_eq!(limits.len(), 13);
-    for (name, value) in limits {
-        assert!(value.as_f64() > Some(0.0), "{name}: {value}");
+    for name in [
+        "copy_bytes_per_second",
+        "syncs",
+        "group_syncs",
+        "write_bytes_per_second",
+        "read_bytes_per_second",
+        "stall_us_max",
+        "stall_bytes_per_second",
+    ] {
+        assert!(result[name].as_f64() > Some(0.0), "{name}: {result}");
     }
+    let floors = result["floors"].as_array().expect("an array");
+    assert_eq!(floors.len(), 6);
+    for floor in floors {
+        assert!(floor["rate"].as_f64() > Some(0.0), "{floor}");
+    }
+    assert!(!data.exists(), "what it made is removed");
+}
+
+/// A Java that cannot start a broker: every row with Apache RocketMQ says so, everything else is measured, and both files are there.
+#[test]
+fn a_comparison_goes_on_when_one_side_fails() {
+    use std::os::unix::fs::PermissionsExt;
+    let dir = tempfile::tempdir().expect("a temporary directory");
+    let (stock, bin, data) = (
+        dir.path().join("stock"),
+        dir.path().join("bin"),
+        dir.path().join("compare"),
+    );
+    std::fs::create_dir_all(stock.join("lib")).expect("a folder");
+    std::fs::write(stock.join("lib/rocketmq-broker-0.0.0.jar"), "").expect("a file");
+    std::fs::create_dir_all(&bin).expect("a folder");
+    let java = bin.join("java");
+    std::fs::write(&java, "#!/bin/sh\necho 'no java here' >&2\nexit 3\n").expect("a file");
+    std::fs::set_permissions(&java, std::fs::Permissions::from_mode(0o755)).expect("made to run");
+    let (json, markdown) = (dir.path().join("result.json"), dir.path().join("result.md"));
+    let path = format!("{}:{}", bin.display(), std::env::var("PATH").expect("a path"));
+    let output = Command::new(orrery())
+        .env("PATH", path)
+        .args([
+            "bench",
+            "compare",
+            "--only",
+            "async",
+            "--seconds",
+            "0.1",
+            "--rounds",
+            "1",
+            "-s",
+            "100",
+        ])
+        .arg("--stock")
+        .arg(&stock)
+        .arg("--dir")
+        .arg(&data)
+        .arg("--json")
+        .arg(&json)
+        .arg("--markdown")
+        .arg(&markdown)
+        .output()
+        .expect("orrery runs");
+    let text = String::from_utf8_lossy(&output.stdout);
+    assert_eq!(
+        output.status.code(),
+        Some(1),
+        "{text}{}",
+        String::from_utf8_lossy(&output.stderr)
+    );
+    let result = read_json(&json);
+    let rows = result["rows"].as_array().expect("rows");
+    assert_eq!(rows.len(), 7, "{text}");
+    for row in rows {
+        let (goal, verdict) = (
+            row["goal"].as_str().expect("text"),
+            row["verdict"].as_str().expect("text"),
+        );
+        if goal.contains("Apache RocketMQ") {
+            assert_eq!(verdict, "failed", "{row}");
+            assert!(row["reached"].as_str().expect("text").contains("no java here"), "{row}");
+        } else {
+            assert!(matches!(verdict, "met" | "missed"), "{row}");
+        }
+    }
+    let table = std::fs::read_to_string(&markdown).expect("a file");
+    assert!(
+        table.contains("| failed |") && table.contains("| Orrery | send, 64 in flight"),
+        "{table}"
+    );
     assert!(!data.exists(), "what it made is removed");
 }

@@ -30,6 +30,10 @@ const TOPIC: &str = "BenchmarkBacklog";
 const FILL_BATCH: u16 = 32;
 /// Messages that the cached reference reads again and again.
 const CACHED_MESSAGES: u64 = 100_000;
+/// How long one walk through the queue may take.
+const PULL_SECONDS_MAX: f64 = 240.0;
+/// How long filling it may take.
+const FILL_SECONDS_MAX: f64 = 600.0;
 /// Bytes of the store read to learn the disk's rate.
 const DISK_READ_BYTES: u64 = 4 << 30;
 
@@ -81,7 +85,9 @@ pub(super) struct Findings {
     /// Bytes of all records of the queue.
     pub(super) record_bytes: Option<u64>,
     pub(super) fill_rate: Option<f64>,
+    /// Without a request, 2 s after a start, and 2 s after the warm pull.
     pub(super) idle_anonymous_bytes: Option<u64>,
+    pub(super) idle_after_pulls_anonymous_bytes: Option<u64>,
     pub(super) cached_rate: Option<f64>,
     pub(super) cached_bytes_per_second: Option<f64>,
     pub(super) warm_residency: Option<Residency>,
@@ -96,6 +102,18 @@ pub(super) struct Findings {
     pub(super) start_killed_seconds: Option<f64>,
     pub(super) send_alone: Option<Latency>,
     pub(super) send_with_reader: Option<Latency>,
+    /// What was tried and did not come to a figure.
+    pub(super) failures: Vec<String>,
+}
+
+impl Findings {
+    /// Notes a part that failed; the others go on.
+    fn keep(&mut self, part: &str, done: anyhow::Result<()>) {
+        if let Err(error) = done {
+            println!("{part}: {error:#}");
+            self.failures.push(format!("{part}: {error:#}"));
+        }
+    }
 }
 
 /// Latency of sends at a fixed rate, from the intended time.
@@ -153,14 +171,15 @@ pub(super) async fn run(arguments: Arguments, real: Real) -> anyhow::Result<bool
         send_rate: arguments.send_rate,
         reader_rate: arguments.reader_rate,
     };
-    let findings = match arguments.broker {
+    let mut findings = Findings::default();
+    let done = match arguments.broker {
         None => {
             let existed = plan.dir.exists();
-            let findings = super::unless_stopped(own(&plan, &real)).await;
+            let done = super::unless_stopped(own(&plan, &real, &mut findings)).await;
             if !arguments.keep {
                 remove(&plan.dir, existed)?;
             }
-            findings?
+            done
         }
         Some(address) => {
             let host = Host {
@@ -168,14 +187,15 @@ pub(super) async fn run(arguments: Arguments, real: Real) -> anyhow::Result<bool
                 pid: arguments.broker_pid,
                 store: arguments.store.clone(),
             };
-            foreign(&plan, &host, &real).await?
+            foreign(&plan, &host, &real, &mut findings).await
         }
     };
     if let Some(path) = &arguments.json {
         let text = serde_json::to_string_pretty(&findings)? + "\n";
         fs::write(path, text).with_context(|| path.display().to_string())?;
     }
-    Ok(findings.cached_rate.is_some() && findings.warm_rate.is_some())
+    done?;
+    Ok(findings.failures.is_empty())
 }
 
 /// Removes what a run made; a folder that was there before stays.
@@ -220,64 +240,67 @@ impl Host {
     }
 }
 
-/// With a broker of ours, restarted where that is needed.
-pub(super) async fn own(plan: &Plan, real: &Real) -> anyhow::Result<Findings> {
-    let mut findings = Findings {
-        messages: plan.messages,
-        message_size: plan.message_size,
-        ..Findings::default()
-    };
+/// With a broker of ours, restarted where that is needed. An error ends it; what fails for itself alone is noted in the findings.
+pub(super) async fn own(plan: &Plan, real: &Real, findings: &mut Findings) -> anyhow::Result<()> {
+    findings.message_size = plan.message_size;
     let server = Server::orrery(&plan.dir, Flush::Async)?;
     let host = Host::of(&server);
-    fill(plan, &host, real, &mut findings).await?;
-    cached_and_warm(plan, &host, real, &mut findings).await?;
+    fill(plan, &host, real, findings).await?;
+    let done = cached_and_warm(plan, &host, real, findings).await;
+    findings.keep("cached and warm pull", done);
+    findings.idle_after_pulls_anonymous_bytes = idle(&server, real, "after the warm pull").await;
 
-    let server = restart_cold(server, real, &mut findings).await?;
-    let host = Host::of(&server);
-    real.sleep(Duration::from_secs(2)).await;
-    findings.idle_anonymous_bytes = Some(processes::anonymous_bytes(&[server.pid()]));
-    println!(
-        "idle with the store: RssAnon {:.1} MiB",
-        mebibytes(processes::anonymous_bytes(&[server.pid()]))
-    );
-    slow_reader(plan, &host, real, &mut findings).await?;
+    let server = restart_cold(server, real, findings).await?;
+    findings.idle_anonymous_bytes = idle(&server, real, "after a start").await;
+    let done = slow_reader(plan, &Host::of(&server), real, findings).await;
+    findings.keep("sends beside a slow reader", done);
 
     let store = plan.dir.join("store");
     server.stop()?;
     residency::drop_cached(&store)?;
-    let disk_read = sequential_read(&store.join("commitlog"), findings.record_bytes.unwrap_or(0))?;
-    findings.disk_read_bytes_per_second = disk_read;
-    findings.disk_read_rate = disk_read
-        .zip(findings.record_bytes)
-        .map(|(rate, bytes)| rate * findings.messages as f64 / bytes as f64);
-    if let Some(rate) = disk_read {
-        println!("disk: {:.0} MB/s sequential read of the commit log", rate / 1e6);
-    }
+    let done = disk_rate(&store, findings);
+    findings.keep("sequential read", done);
     residency::drop_cached(&store)?;
     let server = Server::orrery(&plan.dir, Flush::Async)?;
-    cold(plan, &Host::of(&server), real, &mut findings).await?;
+    let done = cold(plan, &Host::of(&server), real, findings).await;
+    findings.keep("cold pull", done);
+    start_killed(plan, server, real, findings).await
+}
 
-    start_killed(plan, server, real, &mut findings).await?;
-    Ok(findings)
+async fn idle(server: &Server, real: &Real, when: &str) -> Option<u64> {
+    real.sleep(Duration::from_secs(2)).await;
+    let bytes = processes::anonymous_bytes(&[server.pid()]);
+    println!("idle with the store, {when}: RssAnon {:.1} MiB", mebibytes(bytes));
+    (bytes > 0).then_some(bytes)
+}
+
+fn disk_rate(store: &Path, findings: &mut Findings) -> anyhow::Result<()> {
+    let rate = sequential_read(&store.join("commitlog"), findings.record_bytes.unwrap_or(0))?;
+    let rate = rate.context("no records, as far as is known")?;
+    findings.disk_read_bytes_per_second = Some(rate);
+    findings.disk_read_rate = findings
+        .record_bytes
+        .map(|bytes| rate * findings.messages as f64 / bytes as f64);
+    println!("disk: {:.0} MB/s sequential read of the commit log", rate / 1e6);
+    Ok(())
 }
 
 /// With a broker that somebody else runs.
-async fn foreign(plan: &Plan, host: &Host, real: &Real) -> anyhow::Result<Findings> {
-    let mut findings = Findings {
-        messages: plan.messages,
-        message_size: plan.message_size,
-        ..Findings::default()
-    };
+async fn foreign(plan: &Plan, host: &Host, real: &Real, findings: &mut Findings) -> anyhow::Result<()> {
+    findings.message_size = plan.message_size;
     findings.idle_anonymous_bytes = host.pid.map(|pid| processes::anonymous_bytes(&[pid]));
-    fill(plan, host, real, &mut findings).await?;
-    cached_and_warm(plan, host, real, &mut findings).await?;
+    fill(plan, host, real, findings).await?;
+    let done = cached_and_warm(plan, host, real, findings).await;
+    findings.keep("cached and warm pull", done);
     if let Some(store) = &host.store {
         residency::drop_cached(store)?;
-        slow_reader(plan, host, real, &mut findings).await?;
+        let done = slow_reader(plan, host, real, findings).await;
+        findings.keep("sends beside a slow reader", done);
         residency::drop_cached(store)?;
-        cold(plan, host, real, &mut findings).await?;
+        let done = cold(plan, host, real, findings).await;
+        findings.keep("cold pull", done);
     }
-    Ok(findings)
+    Ok(())
 }
 
 async fn stretch(host: &Host, real: &Real) -> anyhow::Result<Stretch> {
@@ -302,6 +325,7 @@ async fn fill(plan: &Plan, host: &Host, real: &Real, findings: &mut Findings) ->
     if missing > 0 {
         let mut shared = host.shared(1);
         shared.quantity = missing;
+        shared.seconds = FILL_SECONDS_MAX;
         shared.report_interval = 10_000;
         let kind = match missing {
             0..64 => Kind::Plain,
@@ -374,11 +398,16 @@ async fn cached_and_warm(plan: &Plan, host: &Host, real: &Real, findings: &mut F
 
 /// Every reader takes the whole queue once.
 async fn once(plan: &Plan, host: &Host, real: &Real) -> anyhow::Result<Measured> {
-    let shared = host.shared(plan.readers);
+    let mut shared = host.shared(plan.readers);
+    shared.seconds = PULL_SECONDS_MAX;
     let measured = pull::measure(&shared, &Pulling::of_queue(Some(0), Walk::Once, 0.0), real, |_, _| {}).await?;
     let expected = plan.messages * u64::from(plan.readers);
     if measured.counts.messages < expected {
-        bail!("{} of {expected} messages were pulled", measured.counts.messages);
+        bail!(
+            "{} of {expected} messages were pulled in {:.0} s",
+            measured.counts.messages,
+            measured.used.seconds
+        );
     }
     Ok(measured)
 }
@@ -459,21 +488,21 @@ async fn start_killed(plan: &Plan, server: Server, real: &Real, findings: &mut F
     shared.topic = "BenchmarkTest".to_owned();
     shared.queues = 4;
     shared.seconds = plan.seconds;
-    producer::measure(
-        &shared,
-        &Sending::plain(plan.message_size, 64, plan.send_rate),
-        Kind::Plain,
-        real,
-        |_, _| {},
-    )
-    .await?;
-    server.kill()?;
+    let sending = Sending::plain(plan.message_size, 64, plan.send_rate);
+    let kill = async {
+        real.sleep(Duration::from_secs_f64(plan.seconds * 0.9)).await;
+        server.kill()
+    };
+    // What it left unanswered is no failure here.
+    let (sent, killed) = futures_util::join!(producer::measure(&shared, &sending, Kind::Plain, real, |_, _| {}), kill);
+    killed?;
+    anyhow::ensure!(sent?.counts.messages > 0, "nothing was sent before the kill");
     let started = Instant::now();
     let server = Server::orrery(&dir, Flush::Async)?;
     stretch(&Host::of(&server), real).await?;
     let seconds = started.elapsed().as_secs_f64();
     findings.start_killed_seconds = Some(seconds);
-    println!("start after kill -9: {seconds:.3} s until a request is answered");
+    println!("start after kill -9 while sending: {seconds:.3} s until a request is answered");
     server.stop()
 }
 

@@ -56,24 +56,100 @@ pub(crate) struct Arguments {
     json: Option<PathBuf>,
 }
 
+impl Arguments {
+    /// As a part of a longer run.
+    pub(super) fn of(dir: &Path, message_size: u32, seconds: f64) -> Arguments {
+        Arguments {
+            dir: dir.to_owned(),
+            seconds,
+            message_size,
+            in_flight: 64,
+            connections: 4,
+            file_mebibytes: 1024,
+            stall_rate: 200.0,
+            json: None,
+        }
+    }
+}
+
 /// Every ceiling. The names are those of the result file.
-#[derive(Clone, Debug, Serialize)]
+#[derive(Clone, Debug, Default, Serialize)]
 pub(super) struct Limits {
-    /// Requests a second against the floor server.
-    pub(super) round_trips: Option<f64>,
-    pub(super) pipelined: Option<f64>,
-    pub(super) floor_async_one: Option<f64>,
-    pub(super) floor_async: Option<f64>,
-    pub(super) floor_sync_one: Option<f64>,
-    pub(super) floor_sync: Option<f64>,
+    copy_bytes_per_second: f64,
     /// Writes with fdatasync a second: 4 KiB, and a group of 64 KiB.
-    pub(super) syncs: f64,
-    pub(super) group_syncs: f64,
-    pub(super) write_bytes_per_second: f64,
-    pub(super) read_bytes_per_second: f64,
-    pub(super) copy_bytes_per_second: f64,
-    pub(super) stall_us_max: f64,
-    pub(super) stall_bytes_per_second: f64,
+    syncs: f64,
+    group_syncs: f64,
+    write_bytes_per_second: f64,
+    read_bytes_per_second: f64,
+    stall_us_max: f64,
+    stall_bytes_per_second: f64,
+    floors: Vec<FloorLimit>,
+}
+
+/// What the floor server reached.
+#[derive(Clone, Debug, Serialize)]
+struct FloorLimit {
+    mode: &'static str,
+    in_flight: u32,
+    connections: u16,
+    /// Requests a second; `None` if some failed.
+    rate: Option<f64>,
+    p50_us: f64,
+    p99_us: f64,
+}
+
+impl Limits {
+    pub(super) fn lines(&self) -> Vec<String> {
+        let line = |name: &str, figure: f64, unit: &str, how: &str| format!("{name:<22} {figure:>10.0} {unit} ({how})");
+        let mut lines = vec![
+            line(
+                "memory copy",
+                self.copy_bytes_per_second / 1e6,
+                "MB/s",
+                "64 KiB pieces out of 256 MiB",
+            ),
+            line("fdatasync alone", self.syncs, "/s", "4 KiB into a file of zeros"),
+            line(
+                "fdatasync grouped",
+                self.group_syncs,
+                "/s",
+                "64 KiB into a file of zeros",
+            ),
+            line(
+                "sequential write",
+                self.write_bytes_per_second / 1e6,
+                "MB/s",
+                "1 MiB pieces, preallocated, with the final fdatasync",
+            ),
+            line(
+                "sequential read",
+                self.read_bytes_per_second / 1e6,
+                "MB/s",
+                "the same file, dropped from the page cache",
+            ),
+            line(
+                "longest write stall",
+                self.stall_us_max,
+                "µs",
+                &format!(
+                    "pwrite of {RECORD_BYTES} bytes at {:.0} MB/s, from the intended time",
+                    self.stall_bytes_per_second / 1e6
+                ),
+            ),
+        ];
+        for floor in &self.floors {
+            let name = format!("floor server, {}", floor.mode);
+            let how = format!(
+                "{} in flight on {} connections; p50 {:.0} µs, p99 {:.0} µs",
+                floor.in_flight, floor.connections, floor.p50_us, floor.p99_us
+            );
+            match floor.rate {
+                Some(rate) => lines.push(line(&name, rate, "/s", &how)),
+                None => lines.push(format!("{name:<22}     failed")),
+            }
+        }
+        lines
+    }
 }
 
 pub(super) async fn run(arguments: Arguments, real: Real) -> anyhow::Result<bool> {
@@ -91,100 +167,64 @@ pub(super) async fn run(arguments: Arguments, real: Real) -> anyhow::Result<bool
         let text = serde_json::to_string_pretty(&limits)? + "\n";
         fs::write(path, text).with_context(|| path.display().to_string())?;
     }
-    Ok(limits.round_trips.is_some() && limits.floor_sync.is_some())
+    Ok(limits.floors.iter().all(|floor| floor.rate.is_some()))
 }
 
-async fn measure(arguments: &Arguments, real: &Real) -> anyhow::Result<Limits> {
+pub(super) async fn measure(arguments: &Arguments, real: &Real) -> anyhow::Result<Limits> {
     let (dir, time) = (&arguments.dir, Duration::from_secs_f64(arguments.seconds));
     fs::create_dir_all(dir).with_context(|| dir.display().to_string())?;
-    let copy = copy_rate(time);
-    println!(
-        "memory copy            {:>10.0} MB/s (64 KiB pieces out of 256 MiB)",
-        copy / 1e6
-    );
-    let syncs = sync_rate(dir, 4096, time)?;
-    println!("fdatasync alone        {syncs:>10.0} /s (4 KiB into a file of zeros)");
-    let group_syncs = sync_rate(dir, GROUP_BYTES, time)?;
-    println!(
-        "fdatasync grouped      {group_syncs:>10.0} /s (64 KiB, {:.0} messages of 1 KiB a second)",
-        group_syncs * 54.0
-    );
-    let write = write_rate(dir, arguments.file_mebibytes << 20)?;
-    println!(
-        "sequential write       {:>10.0} MB/s ({} MiB, preallocated, with the final fdatasync)",
-        write / 1e6,
-        arguments.file_mebibytes
-    );
-    let read = read_rate(dir)?;
-    println!(
-        "sequential read        {:>10.0} MB/s (the same file, dropped from the page cache)",
-        read / 1e6
-    );
-    let stall = stall(dir, arguments.stall_rate * 1e6, time)?;
-    println!(
-        "longest write stall    {:>10.0} µs (pwrite of {RECORD_BYTES} bytes at {:.0} MB/s, from the intended time)",
-        stall.max_us,
-        stall.bytes_per_second / 1e6
-    );
-    let _ = fs::remove_file(dir.join("limits-file"));
+    let mut limits = Limits {
+        copy_bytes_per_second: copy_rate(time),
+        syncs: sync_rate(dir, 4096, time)?,
+        group_syncs: sync_rate(dir, GROUP_BYTES, time)?,
+        write_bytes_per_second: write_rate(dir, arguments.file_mebibytes << 20)?,
+        read_bytes_per_second: read_rate(dir)?,
+        ..Limits::default()
+    };
     settle(dir)?;
-
-    let mut floors = [None; 6];
-    for (index, (mode, in_flight)) in [
-        (Mode::Echo, 1),
-        (Mode::Echo, arguments.in_flight),
-        (Mode::Async, 1),
-        (Mode::Async, arguments.in_flight),
-        (Mode::Sync, 1),
-        (Mode::Sync, arguments.in_flight),
-    ]
-    .into_iter()
-    .enumerate()
-    {
-        let connections = if in_flight == 1 { 1 } else { arguments.connections };
-        let measured = floor(
-            dir,
-            mode,
-            arguments.message_size,
-            in_flight,
-            connections,
-            arguments.seconds,
-            real,
-        )
-        .await?;
-        floors[index] = reached(&measured);
-        println!(
-            "floor server, {:<8} {:>10.0} /s ({in_flight} in flight on {connections} connections; p50 {:.0} µs, p99 {:.0} µs)",
-            mode.name(),
-            measured.messages_per_second(),
-            measured.counts.percentile_us(50.0).unwrap_or(0.0),
-            measured.counts.percentile_us(99.0).unwrap_or(0.0)
-        );
-        settle(dir)?;
+    let stall = stall(dir, arguments.stall_rate * 1e6, time)?;
+    (limits.stall_us_max, limits.stall_bytes_per_second) = (stall.max_us, stall.bytes_per_second);
+    let _ = fs::remove_file(dir.join("limits-file"));
+    for line in limits.lines() {
+        println!("{line}");
     }
-    let [
-        round_trips,
-        pipelined,
-        floor_async_one,
-        floor_async,
-        floor_sync_one,
-        floor_sync,
-    ] = floors;
-    Ok(Limits {
-        round_trips,
-        pipelined,
-        floor_async_one,
-        floor_async,
-        floor_sync_one,
-        floor_sync,
-        syncs,
-        group_syncs,
-        write_bytes_per_second: write,
-        read_bytes_per_second: read,
-        copy_bytes_per_second: copy,
-        stall_us_max: stall.max_us,
-        stall_bytes_per_second: stall.bytes_per_second,
-    })
+    for mode in [Mode::Echo, Mode::Async, Mode::Sync] {
+        for (in_flight, connections) in [(1, 1), (arguments.in_flight, arguments.connections)] {
+            settle(dir)?;
+            let measured = floor(arguments, mode, in_flight, connections, real).await?;
+            limits.floors.push(FloorLimit {
+                mode: mode.name(),
+                in_flight,
+                connections,
+                rate: (measured.counts.messages > 0 && measured.counts.failed() == 0)
+                    .then(|| measured.messages_per_second()),
+                p50_us: measured.counts.percentile_us(50.0).unwrap_or(0.0),
+                p99_us: measured.counts.percentile_us(99.0).unwrap_or(0.0),
+            });
+            println!("{}", limits.lines().last().map_or("", String::as_str));
+        }
+    }
+    settle(dir)?;
+    Ok(limits)
+}
+
+/// The floor server under the producer's load; started and ended here.
+async fn floor(
+    arguments: &Arguments,
+    mode: Mode,
+    in_flight: u32,
+    connections: u16,
+    real: &Real,
+) -> anyhow::Result<Measured> {
+    let server = Server::floor(&arguments.dir, mode)?;
+    let mut shared = Shared::of_broker(server.address, TOPIC, 8, connections, Some(server.pid()));
+    shared.warmup = (arguments.seconds / 4.0).min(1.0);
+    shared.seconds = arguments.seconds;
+    let sending = Sending::plain(arguments.message_size, in_flight, 0.0);
+    let measured = producer::measure(&shared, &sending, Kind::Plain, real, |_, _| {}).await?;
+    drop(server);
+    let _ = fs::remove_dir_all(arguments.dir.join("floor"));
+    Ok(measured)
 }
 
 fn megabytes(text: &str) -> Result<f64, String> {
@@ -192,32 +232,6 @@ fn megabytes(text: &str) -> Result<f64, String> {
         Ok(rate) if (0.1..=10_000.0).contains(&rate) => Ok(rate),
         _ => Err("megabytes per second from 0.1 to 10000".to_owned()),
     }
-}
-
-/// A rate that means something: replies came, none failed.
-pub(super) fn reached(measured: &Measured) -> Option<f64> {
-    (measured.counts.messages > 0 && measured.counts.failed() == 0).then(|| measured.messages_per_second())
-}
-
-/// The floor server under the producer's load; started and ended here.
-pub(super) async fn floor(
-    dir: &Path,
-    mode: Mode,
-    message_size: u32,
-    in_flight: u32,
-    connections: u16,
-    seconds: f64,
-    real: &Real,
-) -> anyhow::Result<Measured> {
-    let server = Server::floor(dir, mode)?;
-    let mut shared = Shared::of_broker(server.address, TOPIC, 8, connections, Some(server.pid()));
-    shared.warmup = (seconds / 4.0).min(1.0);
-    shared.seconds = seconds;
-    let sending = Sending::plain(message_size, in_flight, 0.0);
-    let measured = producer::measure(&shared, &sending, Kind::Plain, real, |_, _| {}).await?;
-    server.kill()?;
-    let _ = fs::remove_dir_all(dir.join("floor"));
-    Ok(measured)
 }
 
 /// Bytes a second of copying 64 KiB pieces out of a memory larger than the caches.

@@ -166,6 +166,9 @@ impl<W: Work> Generator<'_, W> {
                     schedule.restart(now);
                 }
             }
+            if phase == Phase::Ending && !spent {
+                self.count_unsent(now);
+            }
             if phase == Phase::Ending || self.lanes.iter().all(Lane::is_done) {
                 spent = true;
             }
@@ -200,6 +203,22 @@ impl<W: Work> Generator<'_, W> {
         }
         self.part.unknown += self.lanes.iter().map(Lane::in_flight_measured).sum::<u64>();
         self.run.add(&mut self.part);
+    }
+
+    /// Requests that were intended and never sent, because no slot was free or no connection there, have waited until now at least.
+    fn count_unsent(&mut self, now: Instant) {
+        for lane in self
+            .lanes
+            .iter_mut()
+            .filter(|lane| lane.free.is_empty() || lane.stream.is_none())
+        {
+            while let Some(intended) = lane.schedule.as_mut().and_then(|schedule| schedule.take(now)) {
+                self.part.latency(now.duration_since(intended));
+                if self.part.is_large() {
+                    self.run.add(&mut self.part);
+                }
+            }
+        }
     }
 
     /// Blocks for the only reply there can be.
@@ -451,6 +470,7 @@ pub(super) fn wall_millis() -> i64 {
 
 #[cfg(test)]
 mod tests {
+    use super::super::report::Counts;
     use super::*;
     use std::net::TcpListener;
 
@@ -494,5 +514,96 @@ mod tests {
             end: 12,
         };
         assert!(inbox.frame().is_err());
+    }
+
+    /// Asks for nothing in particular.
+    struct Pings;
+
+    impl Work for Pings {
+        fn messages_per_request(&self) -> u64 {
+            1
+        }
+
+        fn compose(&mut self, _slot: usize, opaque: i32, _wall_millis: i64, out: &mut Vec<u8>) {
+            out.extend_from_slice(&ping(opaque));
+        }
+
+        fn take(&mut self, _slot: usize, _reply: &Reply<'_>) -> anyhow::Result<Taken> {
+            Ok(Taken::Done { messages: 1, bytes: 0 })
+        }
+    }
+
+    fn ping(opaque: i32) -> Vec<u8> {
+        let header = format!("{{\"code\":0,\"opaque\":{opaque}}}");
+        let mut frame = (header.len() as u32 + 4).to_be_bytes().to_vec();
+        frame.extend_from_slice(&(header.len() as u32).to_be_bytes());
+        frame.extend_from_slice(header.as_bytes());
+        frame
+    }
+
+    /// One request in flight at `rate`, against a server that answers at once but for the request of index `stalled`.
+    fn counts_with_a_stall(rate: Option<f64>, stalled: u64, stall: Duration, run_for: Duration) -> Counts {
+        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        let address = listener.local_addr().unwrap();
+        let server = thread::spawn(move || {
+            let (mut stream, _) = listener.accept().unwrap();
+            let mut frame = ping(OPAQUE_BASE);
+            for index in 0.. {
+                if stream.read_exact(&mut frame).is_err() {
+                    return;
+                }
+                if index == stalled {
+                    thread::sleep(stall);
+                }
+                if index > stalled && stall > run_for {
+                    return;
+                }
+                let _ = stream.write_all(&frame);
+            }
+        });
+        let shared = super::super::Shared::of_broker(address, "T", 1, 1, None);
+        let run = Arc::new(Run::new(&shared));
+        let lane = LaneSpec {
+            address,
+            depth: 1,
+            work: Pings,
+        };
+        let ended = start(vec![lane], &Shape { threads: 1, rate }, &run).unwrap();
+        thread::sleep(run_for);
+        run.end();
+        tokio::runtime::Builder::new_current_thread()
+            .build()
+            .unwrap()
+            .block_on(ended);
+        server.join().unwrap();
+        run.take_counts()
+    }
+
+    #[test]
+    fn a_stall_counts_for_every_request_that_was_intended_meanwhile() {
+        let (stall, run_for) = (Duration::from_millis(200), Duration::from_millis(600));
+        let open = counts_with_a_stall(Some(1000.0), 100, stall, run_for);
+        assert!(
+            open.percentile_us(90.0) > Some(50_000.0),
+            "{:?}",
+            open.percentile_us(90.0)
+        );
+        // A closed loop asks less meanwhile: one request of many waited.
+        let closed = counts_with_a_stall(None, 100, stall, run_for);
+        assert!(closed.percentile_us(100.0) > Some(150_000.0));
+        assert!(closed.latencies().1 / 1_000_000 < open.latencies().1 / 1_000_000);
+    }
+
+    #[test]
+    fn requests_that_a_stall_kept_from_being_sent_until_the_end_are_counted() {
+        let (stall, run_for) = (Duration::from_millis(400), Duration::from_millis(300));
+        let counts = counts_with_a_stall(Some(1000.0), 0, stall, run_for);
+        let (count, _) = counts.latencies();
+        assert!(count > 200, "{count} of some 300 intended");
+        assert!(
+            counts.percentile_us(50.0) > Some(100_000.0),
+            "{:?}",
+            counts.percentile_us(50.0)
+        );
     }
 }

@@ -143,18 +143,33 @@ impl Drop for Server {
     }
 }
 
-/// Settings that both brokers understand alike. A reader may take the whole store from memory; disks are small, so neither broker
-/// refuses work because one is used to 90 %.
+/// Settings that both brokers understand alike, beside addresses and folders; everything else is by default. Disks are small, so that neither
+/// broker deletes or refuses because one is used to 75 %.
+pub(super) fn settings(flush: Flush) -> Vec<String> {
+    let flush = format!("flushDiskType={}", flush.property());
+    let others = [
+        "brokerRole=ASYNC_MASTER",
+        "mappedFileSizeCommitLog=1073741824",
+        "fileReservedTime=72",
+        "deleteWhen=04",
+        "diskMaxUsedSpaceRatio=95",
+        "diskSpaceCleanForciblyRatio=100",
+        "diskSpaceWarningLevelRatio=100",
+    ];
+    std::iter::once(flush)
+        .chain(others.into_iter().map(str::to_owned))
+        .collect()
+}
+
 pub(super) fn broker_config(dir: &Path, flush: Flush, port: u16) -> anyhow::Result<PathBuf> {
     fs::create_dir_all(dir).with_context(|| dir.display().to_string())?;
     let store = std::path::absolute(dir.join("store"))?;
     let text = format!(
-        "brokerClusterName=DefaultCluster\nbrokerName=bench\nbrokerId=0\nbrokerRole=ASYNC_MASTER\nflushDiskType={}\n\
-         brokerIP1=127.0.0.1\nlistenPort={port}\nstorePathRootDir={}\nstorePathCommitLog={}\nfileReservedTime=72\ndeleteWhen=04\n\
-         diskMaxUsedSpaceRatio=95\ndiskSpaceCleanForciblyRatio=100\ndiskSpaceWarningLevelRatio=100\nmappedFileSizeCommitLog=1073741824\n",
-        flush.property(),
+        "brokerClusterName=DefaultCluster\nbrokerName=bench\nbrokerId=0\nbrokerIP1=127.0.0.1\nlistenPort={port}\n\
+         storePathRootDir={}\nstorePathCommitLog={}\n{}\n",
         store.display(),
-        store.join("commitlog").display()
+        store.join("commitlog").display(),
+        settings(flush).join("\n")
     );
     let path = dir.join("broker.conf");
     fs::write(&path, text).with_context(|| path.display().to_string())?;
