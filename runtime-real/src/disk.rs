@@ -7,6 +7,7 @@
 //! | `read_resident` | caller | `preadv2(RWF_NOWAIT)`: the kernel copies what is in memory and refuses the rest |
 //! | `read_hot` | caller | a slice of the mapping: one reference count |
 //! | `will_read` | tokio's blocking pool, at most four at once | `posix_fadvise(WILLNEED)` |
+//! | `read_once` | a read thread, of lower priority | waits for the device and looks at much: see `read_once.rs` |
 //! | `read`, `open`, `rename`, … | tokio's blocking pool | may wait for the device |
 //! | `sync` | a sync thread | a group pays one hand-off for all its members |
 //! | `sync_in_place` | caller; its worker's other tasks move to another thread first | no wake-up between fdatasync and reply |
@@ -34,12 +35,15 @@ use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, OnceLock, PoisonError, RwLock};
 
 use bytes::{Bytes, BytesMut};
-use orrery_core::runtime::{Disk, DiskError, DiskErrorKind, DiskTotals, Entry, File, OpenMode, Space, WallMillis};
+use orrery_core::runtime::{
+    Disk, DiskError, DiskErrorKind, DiskTotals, Entry, File, OpenMode, Source, Space, WallMillis,
+};
 use rustix::fs::{Advice, FallocateFlags};
 use rustix::io::{Errno, ReadWriteFlags};
 use tokio::runtime::{Handle, RuntimeFlavor};
 
 use crate::mapping::Mapping;
+use crate::read_once::{Buffers, DirectFile, read_once};
 use crate::sync_threads::SyncThreads;
 
 /// Written and not yet synced bytes of one file at which a background sync starts.
@@ -56,11 +60,32 @@ const ZERO_BYTES: usize = 256 * 1024;
 const ADVICE_COUNT_MAX: usize = 4;
 
 /// The process's file systems. Paths are those of the operating system.
-#[derive(Clone, Default)]
+#[derive(Clone)]
 pub struct RealDisk {
     syncs: Arc<SyncThreads>,
+    readers: Arc<Readers>,
     advices: Arc<AtomicUsize>,
     counts: Arc<Counts>,
+}
+
+impl Default for RealDisk {
+    fn default() -> Self {
+        RealDisk {
+            syncs: Arc::default(),
+            readers: Arc::new(Readers {
+                threads: SyncThreads::for_reading(),
+                buffers: Arc::default(),
+            }),
+            advices: Arc::default(),
+            counts: Arc::default(),
+        }
+    }
+}
+
+/// For [`File::read_once`].
+struct Readers {
+    threads: SyncThreads,
+    buffers: Arc<Buffers>,
 }
 
 /// What [`Disk::totals`] tells.
@@ -88,7 +113,7 @@ impl Disk for RealDisk {
 
     async fn open(&self, path: &Path, mode: OpenMode) -> Result<RealFile, DiskError> {
         let (syncs, advices) = (Arc::clone(&self.syncs), Arc::clone(&self.advices));
-        let counts = Arc::clone(&self.counts);
+        let (counts, readers) = (Arc::clone(&self.counts), Arc::clone(&self.readers));
         on_path(path, move |path| {
             let mut options = OpenOptions::new();
             options.read(true).write(true);
@@ -111,6 +136,8 @@ impl Disk for RealDisk {
                 syncing: AtomicBool::new(false),
                 lost: OnceLock::new(),
                 mapping: RwLock::new(Mapping::default()),
+                direct: DirectFile::default(),
+                readers,
                 syncs,
                 advices,
                 counts,
@@ -221,6 +248,8 @@ struct Shared {
     /// Why a background sync failed: what was written before it may be gone.
     lost: OnceLock<DiskError>,
     mapping: RwLock<Mapping>,
+    direct: DirectFile,
+    readers: Arc<Readers>,
     syncs: Arc<SyncThreads>,
     /// Calls of all files that tell the kernel to read ahead.
     advices: Arc<AtomicUsize>,
@@ -305,6 +334,24 @@ impl File for RealFile {
             Ok(buffer.freeze())
         })
         .await
+    }
+
+    async fn read_once<T, F>(&self, offset: u64, size: usize, look: F) -> Result<T, DiskError>
+    where
+        T: Send + 'static,
+        F: FnOnce(Bytes, Source) -> T + Send + 'static,
+    {
+        let (start, end) = self.0.range(offset, size)?;
+        let shared = Arc::clone(&self.0);
+        let done = self.0.readers.threads.run(move || {
+            let is_resident = shared.mapped(end, |mapping| mapping.is_resident_now(start, end));
+            let direct = (!is_resident.unwrap_or(false)).then_some(&shared.direct);
+            let read = read_once(&shared.file, direct, &shared.readers.buffers, offset, size);
+            read.map(|(bytes, source)| look(bytes, source))
+                .map_err(|error| shared.error(&error))
+        });
+        done.await
+            .unwrap_or_else(|_| Err(self.0.error(&io::Error::other("the thread that reads ended"))))
     }
 
     fn write_at(&self, offset: u64, chunks: &[&[u8]]) -> Result<(), DiskError> {

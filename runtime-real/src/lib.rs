@@ -10,6 +10,7 @@ pub mod disk;
 mod mapping;
 mod net;
 mod random;
+mod read_once;
 mod sync_threads;
 mod zone;
 

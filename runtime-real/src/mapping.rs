@@ -59,6 +59,22 @@ impl Mapping {
         self.is_resident_at(start, end, clock_ms())
     }
 
+    /// As [`is_resident`](Mapping::is_resident), by asking the kernel now.
+    pub(crate) fn is_resident_now(&self, start: usize, end: usize) -> bool {
+        let piece_ends = (start / PIECE_SIZE + 1..).map(|piece| piece * PIECE_SIZE);
+        let mut from = start;
+        for until in piece_ends {
+            if from >= end {
+                break;
+            }
+            if !self.mincore(from, until.min(end)) {
+                return false;
+            }
+            from = until;
+        }
+        true
+    }
+
     fn is_resident_at(&self, start: usize, end: usize, now: u64) -> bool {
         let mut at = start;
         while at < end {

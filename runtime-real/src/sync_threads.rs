@@ -1,7 +1,8 @@
-//! Threads that do nothing but wait for disks to sync.
+//! Threads that do nothing but wait for disks: some to sync, others to read ahead.
 //!
 //! They are apart from tokio's blocking pool, so that a group commit never queues behind cold reads. At most
-//! [`THREAD_COUNT_MAX`] run; each ends when the disk handle and all its files are gone.
+//! [`THREAD_COUNT_MAX`] sync and [`READER_COUNT_MAX`] read; each ends when the disk handle and all its files are gone. Those that read
+//! also check what they read, at a lower priority than the workers that serve requests.
 
 use std::collections::VecDeque;
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
@@ -11,16 +12,36 @@ use tokio::sync::oneshot;
 /// Syncs of different files that run at the same time: log, consume queues, tables and one to spare. More queue up.
 const THREAD_COUNT_MAX: usize = 4;
 
+/// Reads under way at the same time, each of up to some MiB.
+const READER_COUNT_MAX: usize = 2;
+/// What a reader is nicer than other threads: it gets about a third of what a worker gets that wants the same core.
+const READER_NICENESS: i32 = 5;
+
 type Job = Box<dyn FnOnce() + Send>;
 
 /// The owner's side. Dropping it ends the threads once the queue is empty.
-#[derive(Default)]
 pub struct SyncThreads {
     shared: Arc<Shared>,
 }
 
-#[derive(Default)]
+impl Default for SyncThreads {
+    fn default() -> Self {
+        SyncThreads::of_kind(Kind {
+            name: "sync",
+            count_max: THREAD_COUNT_MAX,
+            niceness: 0,
+        })
+    }
+}
+
+struct Kind {
+    name: &'static str,
+    count_max: usize,
+    niceness: i32,
+}
+
 struct Shared {
+    kind: Kind,
     state: Mutex<State>,
     work: Condvar,
 }
@@ -34,7 +55,26 @@ struct State {
 }
 
 impl SyncThreads {
-    /// Runs `job` on a sync thread; the receiver completes with its result.
+    /// Threads that read ahead.
+    pub(crate) fn for_reading() -> SyncThreads {
+        SyncThreads::of_kind(Kind {
+            name: "read",
+            count_max: READER_COUNT_MAX,
+            niceness: READER_NICENESS,
+        })
+    }
+
+    fn of_kind(kind: Kind) -> SyncThreads {
+        SyncThreads {
+            shared: Arc::new(Shared {
+                kind,
+                state: Mutex::default(),
+                work: Condvar::new(),
+            }),
+        }
+    }
+
+    /// Runs `job` on one of the threads; the receiver completes with its result.
     pub fn run<T: Send + 'static>(&self, job: impl FnOnce() -> T + Send + 'static) -> oneshot::Receiver<T> {
         let (sender, receiver) = oneshot::channel();
         self.push(Box::new(move || {
@@ -47,9 +87,9 @@ impl SyncThreads {
         let mut state = self.shared.lock();
         state.jobs.push_back(job);
         let short = state.jobs.len() > state.idle_count;
-        if short && state.thread_count < THREAD_COUNT_MAX {
+        if short && state.thread_count < self.shared.kind.count_max {
             let shared = Arc::clone(&self.shared);
-            let name = format!("orrery-sync-{}", state.thread_count);
+            let name = format!("orrery-{}-{}", shared.kind.name, state.thread_count);
             match std::thread::Builder::new().name(name).spawn(move || shared.work()) {
                 Ok(_) => state.thread_count += 1,
                 Err(error) if state.thread_count > 0 => log::warn!("no further sync thread: {error}"),
@@ -84,6 +124,11 @@ impl Shared {
     }
 
     fn work(&self) {
+        if self.kind.niceness != 0
+            && let Err(error) = rustix::process::setpriority_process(None, self.kind.niceness)
+        {
+            log::warn!("threads that read ahead keep their priority: {error}");
+        }
         let mut state = self.lock();
         loop {
             if let Some(job) = state.jobs.pop_front() {

@@ -643,6 +643,17 @@ pub async fn what_was_written_or_read_is_resident<R: Runtime>(stage: Stage<R>) {
         outside.expect_err("outside of the file").kind,
         DiskErrorKind::OutOfRange
     );
+    // Read once: the same bytes, wherever they come from.
+    for (offset, size) in [(0, 1), (4095, 2), (7, 90_000), (99_990, 100_000), ((1 << 20) - 5, 5)] {
+        let read = file.read(offset, size).await.expect("in range");
+        let looked = file.read_once(offset, size, move |bytes, _| bytes == read).await;
+        assert!(looked.expect("in range"), "{size} at {offset}");
+    }
+    let outside = file.read_once(1 << 20, 1, |bytes, _| bytes).await;
+    assert_eq!(
+        outside.expect_err("outside of the file").kind,
+        DiskErrorKind::OutOfRange
+    );
     assert!(file.resident(1 << 20, 0));
     assert!(file.read_resident(1 << 20, &mut []).expect("in range"));
 }

@@ -6,7 +6,7 @@
 //! | [`File::resident`], [`File::read_resident`] | no: the page cache is asked, never the device | – |
 //! | [`File::read_hot`] | no, if the range is resident | – |
 //! | [`File::will_read`] | no: runs off the reactors, nobody waits for it | – |
-//! | [`File::read`] | no: runs off the reactors | – |
+//! | [`File::read`], [`File::read_once`] | no: run off the reactors | – |
 //! | [`File::sync`], [`File::sync_in_place`] | no / yes | data and length of this file |
 //! | [`Disk::sync_dir`] | no | creations, renames and removals in that directory |
 //!
@@ -69,6 +69,15 @@ pub enum OpenMode {
 pub struct Entry {
     pub name: String,
     pub is_dir: bool,
+}
+
+/// Where the bytes of a [`File::read_once`] come from.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Source {
+    /// The page cache, all of them: it holds the same bytes.
+    Memory,
+    /// The device, some of them: what the page cache will hold is another reading.
+    Device,
 }
 
 /// Size of the file system that holds a path, without what is reserved for the system.
@@ -146,6 +155,14 @@ pub trait File: Clone + Send + Sync + 'static {
 
     /// Reads off the reactors; device errors are values.
     fn read(&self, offset: u64, size: usize) -> impl Future<Output = Result<Bytes, DiskError>> + Send;
+
+    /// As [`read`](File::read), of what is wanted once, by somebody who can wait: what is in memory is copied; the rest comes from the
+    /// device and is not kept in memory, where it would take the place of what others want. `look` gets the bytes where they were
+    /// read, off the reactors, on a thread that gives way to them.
+    fn read_once<T, F>(&self, offset: u64, size: usize, look: F) -> impl Future<Output = Result<T, DiskError>> + Send
+    where
+        T: Send + 'static,
+        F: FnOnce(Bytes, Source) -> T + Send + 'static;
 
     /// Writes the chunks one after another at `offset`, growing the file if needed. On error the range's content is
     /// unknown. In simulation a stalled disk pauses the node here, as a blocked worker would be in production.

@@ -18,7 +18,7 @@ use std::future::Future;
 use std::time::Duration;
 
 pub use clock::{Mono, WallMillis};
-pub use disk::{Disk, DiskError, DiskErrorKind, DiskTotals, Entry, File, OpenMode, Space};
+pub use disk::{Disk, DiskError, DiskErrorKind, DiskTotals, Entry, File, OpenMode, Source, Space};
 pub use net::{Listener, NetError, NetErrorKind, Reader, Stream, Writer};
 pub use task::{Elapsed, Task, TaskEnd, TaskSet};
 

@@ -164,15 +164,6 @@ impl<F: File> LogFiles<F> {
         .unwrap_or_else(|| Err(self.outside(position)))
     }
 
-    /// `[from, until)` will be read soon.
-    pub(crate) fn will_read(&self, from: u64, until: u64) {
-        for log_file in self.covering(from, until) {
-            let start = from.max(log_file.start);
-            let end = until.min(log_file.start + self.file_size);
-            log_file.file.will_read(start - log_file.start, (end - start) as usize);
-        }
-    }
-
     /// Reads within one file.
     pub(crate) async fn read(&self, position: u64, size: usize) -> Result<Bytes, DiskError> {
         let log_file = self.at(position).ok_or_else(|| self.outside(position))?;
@@ -286,7 +277,7 @@ impl<F: File> LogFiles<F> {
         Ok(Some(first.start))
     }
 
-    fn outside(&self, position: u64) -> DiskError {
+    pub(crate) fn outside(&self, position: u64) -> DiskError {
         DiskError::new(
             DiskErrorKind::OutOfRange,
             self.folder.clone(),

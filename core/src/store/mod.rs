@@ -29,10 +29,12 @@ mod load;
 mod log;
 mod open;
 mod pending;
+mod pieces;
 mod pressure;
 mod queue;
 mod queues;
 mod read;
+mod read_ahead;
 mod recovery;
 mod replay;
 mod retention;
@@ -65,6 +67,7 @@ use files::{FilesEnd, LogFiles};
 use index::Index;
 use layout::Paths;
 use log::AppendLog;
+use pieces::Pieces;
 pub use pressure::RefusalCounts;
 use pressure::{DiskGauge, WriteClock};
 use queues::QueueTable;
@@ -136,8 +139,14 @@ struct Shared<R: Runtime> {
     zeroing: Watch<bool>,
 
     trust: RwLock<Trust>,
+    /// Locked before the pieces.
     walkers: Mutex<Walkers>,
+    pieces: Mutex<Pieces>,
+    /// There are walkers or pieces.
     has_walkers: AtomicBool,
+    piece_wanted: Notify,
+    /// Counts pieces that were read, or could not be.
+    pieces_read: Watch<u64>,
     damaged: RwLock<BTreeSet<u64>>,
     recovered_clean: bool,
     index: Option<Index<FileOf<R>>>,

@@ -12,6 +12,7 @@ use super::formats::dledger::DLEDGER_FOLDER_PREFIX;
 use super::index::Index;
 use super::layout::Paths;
 use super::log::{AppendLog, LogLimits};
+use super::pieces::Pieces;
 use super::pressure::{DiskGauge, WriteClock};
 use super::recovery::{Recovered, recover};
 use super::trust::Trust;
@@ -117,6 +118,8 @@ impl<R: Runtime> Store<R> {
         shared.zeroing.until(|zeroing| !zeroing).await;
         let mut tasks = std::mem::take(&mut *lock(&self.owner.tasks));
         tasks.shutdown().await;
+        // Who waits for what is read ahead waits for nothing now.
+        shared.pieces_read.set(u64::MAX);
         shared.files_end.set(FilesEnd {
             end: u64::MAX,
             error: None,
@@ -265,7 +268,10 @@ fn share<R: Runtime>(
         zeroing: Watch::new(false),
         trust: RwLock::new(Trust::from(recovered.verified_from)),
         walkers: Mutex::new(Walkers::default()),
+        pieces: Mutex::new(Pieces::default()),
         has_walkers: AtomicBool::new(false),
+        piece_wanted: Notify::new(),
+        pieces_read: Watch::new(0),
         damaged: RwLock::new(recovered.recovery.damaged.iter().copied().collect()),
         recovered_clean: recovered.recovery.clean,
         index,

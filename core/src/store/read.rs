@@ -2,13 +2,15 @@
 //!
 //! | the records of a pull | how they are read | limits |
 //! |---|---|---|
+//! | read ahead and checked for a walk | slices of the piece, on the caller's thread | memory |
 //! | in memory, written or checked by this process | slices of the mapping, on the caller's thread; not looked at | memory |
 //! | in memory otherwise (old ones after a start; fetched from the device) | copied and checked, on the caller's thread | memory |
-//! | not in memory, but the reader walks and the log is read ahead for it | read off the reactors and checked | memory |
+//! | being read ahead for a walk | waited for, then as above | memory |
+//! | not in memory, but the reader walks | read off the reactors and checked | memory |
 //! | not in memory | read off the reactors and checked | disk |
 //!
 //! So nothing that comes from the device is handed out unchecked, and nobody looks at a mapped byte but the kernel, which answers a
-//! bad sector with an error. What `trust` and `walkers` hold is a few hundred bytes; nothing is kept per message.
+//! bad sector with an error. What `trust` and `walkers` hold is a few hundred bytes; `pieces` holds up to 64 MiB while somebody walks.
 
 use std::ops::ControlFlow;
 use std::sync::PoisonError;
@@ -87,10 +89,17 @@ impl<R: Runtime> Store<R> {
         let Some(mut selection) = selection.filter(|selection| !meets_address || !selection.is_untouched()) else {
             return Hot::ColdEntries;
         };
-        let Ok(Some(taken)) = shared.take_resident(&mut selection, form) else {
+        if let Some(taken) = shared.take_pieces(&mut selection) {
+            shared.note_walk(&selection, Found::Checked);
+            return Hot::Got(selection.got(bounds, taken));
+        }
+        if shared.is_coming(&selection) {
+            return Hot::ColdRecords;
+        }
+        let Ok(Some((taken, found))) = shared.take_resident(&mut selection, form) else {
             return Hot::ColdRecords;
         };
-        shared.note_walk(&selection, false);
+        shared.note_walk(&selection, found);
         Hot::Got(selection.got(bounds, taken))
     }
 
@@ -110,11 +119,11 @@ impl<R: Runtime> Store<R> {
             ControlFlow::Continue(found) => found,
             ControlFlow::Break(got) => return Ok(got),
         };
+        let shared = &self.owner.shared;
         let hot = self.try_hot(&queue, bounds, request, form);
         if let Hot::Got(got) = hot {
             return Ok(got);
         }
-        let shared = &self.owner.shared;
         let mut request = request.clone();
         if matches!(hot, Hot::ColdEntries) {
             request.filter = shared.filter_with_extension(&queue, &request).await?;
@@ -128,12 +137,17 @@ impl<R: Runtime> Store<R> {
             Some(selection) => selection,
             None => shared.select_loaded(&queue, request, limit).await?,
         };
-        // Only the queue's entries were cold, perhaps.
-        if let Ok(Some(taken)) = shared.take_resident(&mut selection, form) {
-            shared.note_walk(&selection, false);
+        shared.wait_for_piece(&selection).await;
+        if let Some(taken) = shared.take_pieces(&mut selection) {
+            shared.note_walk(&selection, Found::Checked);
             return Ok(selection.got(bounds, taken));
         }
-        if !shared.note_walk(&selection, true) {
+        // Only the queue's entries were cold, perhaps.
+        if let Ok(Some((taken, found))) = shared.take_resident(&mut selection, form) {
+            shared.note_walk(&selection, found);
+            return Ok(selection.got(bounds, taken));
+        }
+        if !shared.note_walk(&selection, Found::Cold) {
             selection.keep_within(shared.config.transfer_on_disk);
         }
         let taken = shared.take_cold(&selection).await?;
@@ -198,11 +212,22 @@ impl<R: Runtime> Store<R> {
     }
 }
 
+/// How a pull's records were found.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Found {
+    /// Ready to be handed out.
+    Checked,
+    /// In memory, to be checked.
+    Unchecked,
+    Cold,
+}
+
 /// What there is without waiting.
 enum Hot {
     Got(Got),
     /// The first entries are not in memory, or name a place in the extension file.
     ColdEntries,
+    /// The first records are not in memory, or are being read ahead.
     ColdRecords,
 }
 
@@ -281,21 +306,58 @@ impl<R: Runtime> Shared<R> {
         Ok(filter.with_extension(known.await))
     }
 
+    /// Takes the selection's records as far as they were read ahead, and cuts it there. `None` if the first one was not.
+    fn take_pieces(&self, selection: &mut Selection<'_>) -> Option<Taken> {
+        if !self.has_walkers.load(Ordering::Relaxed) {
+            return None;
+        }
+        let request = selection.request;
+        let is_good = |bytes: &[u8], picked: &Picked| self.is_good(bytes, request, picked);
+        let (taken, from_memory) = lock(&self.pieces).take(request.topic, request.queue_id, &selection.picked, is_good);
+        if taken.count == 0 {
+            return None;
+        }
+        selection.keep(taken.count);
+        if from_memory {
+            self.trust_all(&selection.picked);
+        }
+        Some(taken)
+    }
+
+    /// Whether the selection's first record is being read ahead.
+    fn is_coming(&self, selection: &Selection<'_>) -> bool {
+        let first = selection.picked.first();
+        self.has_walkers.load(Ordering::Relaxed)
+            && first.is_some_and(|first| lock(&self.walkers).is_reading(first.start))
+    }
+
+    /// Waits while the selection's first record is being read ahead.
+    async fn wait_for_piece(&self, selection: &Selection<'_>) {
+        loop {
+            let seen = self.pieces_read.get();
+            if self.closed.load(Ordering::Acquire) || !self.is_coming(selection) {
+                return;
+            }
+            self.pieces_read.until(move |count| *count != seen).await;
+        }
+    }
+
     /// Takes the selection's records as far as they are in memory, and cuts it there. `None` if the first one is not.
-    fn take_resident(&self, selection: &mut Selection<'_>, form: Form) -> Result<Option<Taken>, DiskError> {
+    fn take_resident(&self, selection: &mut Selection<'_>, form: Form) -> Result<Option<(Taken, Found)>, DiskError> {
         let Some(first) = selection.picked.first() else {
-            return Ok(Some(Taken::default()));
+            return Ok(Some((Taken::default(), Found::Checked)));
         };
         let is_trusted = self.trusts(first.start, first.end());
+        let found = if is_trusted { Found::Checked } else { Found::Unchecked };
         if !is_trusted || form == Form::Copies {
-            return self.copy_resident(selection);
+            return Ok(self.copy_resident(selection)?.map(|taken| (taken, found)));
         }
         let taken = self.slice_resident(selection)?;
         if taken.count == 0 {
             return Ok(None);
         }
         selection.keep(taken.count);
-        Ok(Some(taken))
+        Ok(Some((taken, found)))
     }
 
     /// Slices of what this process wrote or checked.
@@ -376,10 +438,8 @@ impl<R: Runtime> Shared<R> {
                 drop(bytes.split_to(size));
                 good = 0;
             }
-            let (start, size) = extent(run);
             if all_good {
-                let mut trust = self.trust.write().unwrap_or_else(PoisonError::into_inner);
-                trust.add(start, start + size as u64);
+                self.trust_all(run);
             }
         }
         taken.put(bytes.split_to(good));
@@ -399,21 +459,30 @@ impl<R: Runtime> Shared<R> {
             })
     }
 
-    fn trusts(&self, start: u64, end: u64) -> bool {
+    /// The page cache holds these records as they were checked.
+    fn trust_all(&self, records: &[Picked]) {
+        let mut trust = self.trust.write().unwrap_or_else(PoisonError::into_inner);
+        for run in runs(records) {
+            let (start, size) = extent(run);
+            trust.add(start, start + size as u64);
+        }
+    }
+
+    pub(super) fn trusts(&self, start: u64, end: u64) -> bool {
         let trust = self.trust.read().unwrap_or_else(PoisonError::into_inner);
         trust.covers(start, end)
     }
 
-    /// Tells the walkers of a pull, and reads ahead. Whether it belongs to a walk that is read ahead for.
-    fn note_walk(&self, selection: &Selection<'_>, is_cold: bool) -> bool {
-        if !is_cold && !self.has_walkers.load(Ordering::Relaxed) {
+    /// Tells the walkers of a pull. Whether it belongs to a walk that is read ahead for.
+    fn note_walk(&self, selection: &Selection<'_>, found: Found) -> bool {
+        if found == Found::Checked && !self.has_walkers.load(Ordering::Relaxed) {
             return false;
         }
         let Some((start, end)) = selection.span() else {
             return false;
         };
         let confirmed = self.confirmed();
-        if is_cold {
+        if found == Found::Cold {
             let back = end.saturating_add(READ_BACK_SIZE).min(confirmed);
             let mut trust = self.trust.write().unwrap_or_else(PoisonError::into_inner);
             trust.remove(start, back);
@@ -422,16 +491,18 @@ impl<R: Runtime> Shared<R> {
             start,
             end,
             bytes: selection.bytes() as u64,
-            is_cold,
+            is_new: found != Found::Checked,
         };
         let noted = {
             let mut walkers = lock(&self.walkers);
-            let noted = walkers.note(visit, confirmed);
-            self.has_walkers.store(!walkers.is_empty(), Ordering::Relaxed);
+            let noted = walkers.note(visit, confirmed, self.runtime.mono());
+            if !walkers.is_empty() {
+                self.has_walkers.store(true, Ordering::Relaxed);
+            }
             noted
         };
-        if let Some((from, until)) = noted.fetch {
-            self.files.will_read(from, until);
+        if noted.wants_piece {
+            self.piece_wanted.notify();
         }
         noted.is_walker
     }
@@ -488,7 +559,8 @@ impl<R: Runtime> Shared<R> {
     }
 }
 
-fn check(bytes: &[u8], position: u64) -> Option<RecordView<'_>> {
+/// The record that `bytes` are, if it is whole, passes its CRC, and says that it lies at `position`.
+pub(super) fn check(bytes: &[u8], position: u64) -> Option<RecordView<'_>> {
     match step(bytes, position, u64::MAX) {
         Step::Record(record) if record.size() == bytes.len() => Some(record),
         _ => None,

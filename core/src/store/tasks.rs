@@ -12,6 +12,7 @@ use super::checkpoint::{Checkpoint, Seal};
 use super::files::FilesEnd;
 use super::flush::{FlushState, is_due};
 use super::index::index_loop;
+use super::read_ahead::{READER_COUNT, read_ahead_loop};
 use super::write::Claimable;
 use super::zeros::zeros_loop;
 use super::{FlushMode, QueueOf, Shared, StoreError};
@@ -30,6 +31,9 @@ pub(super) fn start<R: Runtime>(shared: &Arc<Shared<R>>) -> TaskSet<R> {
     tasks.spawn(runtime, "store-zeros", zeros_loop(Arc::clone(shared)));
     tasks.spawn(runtime, "store-queues", queues_loop(Arc::clone(shared)));
     tasks.spawn(runtime, "store-clean", clean_loop(Arc::clone(shared)));
+    for _ in 0..READER_COUNT {
+        tasks.spawn(runtime, "store-read-ahead", read_ahead_loop(Arc::clone(shared)));
+    }
     if shared.index.is_some() {
         tasks.spawn(runtime, "store-index", index_loop(Arc::clone(shared)));
     }
@@ -152,6 +156,7 @@ async fn clean_loop<R: Runtime>(shared: Arc<Shared<R>>) {
             log::warn!("deleting old files: {error}");
         }
         shared.cleaning.set(false);
+        shared.forget_idle_walks();
         shared.runtime.sleep(shared.config.clean_interval).await;
     }
 }

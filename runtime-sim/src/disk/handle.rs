@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use bytes::Bytes;
-use orrery_core::runtime::{self, DiskError, DiskErrorKind, Entry, File, OpenMode, Space, WallMillis};
+use orrery_core::runtime::{self, DiskError, DiskErrorKind, Entry, File, OpenMode, Source, Space, WallMillis};
 
 use super::{Disk, Moment, Sync, fail};
 use crate::effects::Effects;
@@ -277,6 +277,29 @@ impl File for SimFile {
                 Ok(())
             });
         }
+    }
+
+    async fn read_once<T, F>(&self, offset: u64, size: usize, look: F) -> Result<T, DiskError>
+    where
+        T: Send + 'static,
+        F: FnOnce(Bytes, Source) -> T + Send + 'static,
+    {
+        let mut buffer = vec![0; size];
+        if self.read_resident(offset, &mut buffer)? {
+            return Ok(look(buffer.into(), Source::Memory));
+        }
+        let Open { process, path, file } = &*self.0;
+        wait(process, path, |state, node| {
+            let disk = &mut state.disks[node];
+            let latency = disk.profile.latency;
+            disk.done_at(*file, state.core.now, size as u64, latency)
+        })
+        .await?;
+        let bytes = self.act("read-once", &[offset, size as u64], |disk, _, effects| {
+            disk.read_fails(*file, path, effects)?;
+            disk.read_past_memory(path, *file, offset, size)
+        })?;
+        Ok(look(bytes, Source::Device))
     }
 
     async fn read(&self, offset: u64, size: usize) -> Result<Bytes, DiskError> {

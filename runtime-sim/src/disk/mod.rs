@@ -347,6 +347,14 @@ impl Disk {
         Ok(image.read(offset, size))
     }
 
+    /// What the device has, or memory where it is newer; nothing comes to be in memory by it.
+    fn read_past_memory(&mut self, path: &Path, file: u64, offset: u64, size: usize) -> Result<Bytes, DiskError> {
+        self.check_range(path, file, offset, size)?;
+        self.reads.0 += 1;
+        self.reads.1 += size as u64;
+        Ok(self.inode(file).image.read(offset, size))
+    }
+
     /// Whether a range inside of the file is in memory.
     fn is_resident(&mut self, file: u64, offset: u64, size: usize) -> bool {
         if self.faults.evict > 0.0 && self.next_draw(Purpose::Evict, file).happens(self.faults.evict) {
