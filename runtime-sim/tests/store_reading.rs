@@ -171,14 +171,16 @@ fn pulls_that_wait_for_a_slow_disk_end_with_the_store() {
             ..world.disk(node)
         };
         world.set_disk(node, slow);
-        let pulls: Vec<_> = (first.next_offset..COUNT)
-            .map(|offset| {
-                let store = store.clone();
-                rt.spawn("pull", async move { drop(store.get(&request(0, offset)).await) })
-            })
-            .collect();
-        rt.sleep(Duration::from_millis(100)).await;
-        assert!(pulls.iter().any(|pull| !pull.is_finished()));
+        let pull = |offset| {
+            let store = store.clone();
+            rt.spawn("pull", async move { drop(store.get(&request(0, offset)).await) })
+        };
+        // The second pull of a walk: what follows is read ahead from now on.
+        let mut pulls = vec![pull(first.next_offset)];
+        rt.sleep(Duration::from_millis(50)).await;
+        pulls.extend((45..70).map(pull));
+        rt.sleep(Duration::from_millis(50)).await;
+        assert!(pulls.iter().all(|pull| !pull.is_finished()));
         store.close().await.unwrap();
         for pull in pulls {
             rt.timeout(Duration::from_secs(60), pull).await.unwrap().unwrap();
