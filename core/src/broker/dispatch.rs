@@ -1,17 +1,17 @@
 //! The one list of request codes and what each calls.
 
 use super::handlers::{Answer, Handlers};
-use super::operations::{Counters, Searched};
+use super::operations::{Counters, Searched, Turn};
 use crate::protocol::Command;
 use crate::protocol::code::request;
 use crate::remoting::Peer;
 use crate::runtime::Runtime;
 
 impl<R: Runtime> Handlers<R> {
-    pub(super) async fn dispatch(&self, peer: &Peer, command: &Command, scratch: &mut String) -> Answer {
+    pub(super) async fn dispatch(&self, peer: &Peer, command: &Command, turn: &mut Turn) -> Answer {
         match command.code {
             request::SEND_MESSAGE | request::SEND_MESSAGE_V2 | request::SEND_BATCH_MESSAGE => {
-                self.send(peer, command, scratch).await
+                self.send(peer, command, turn).await
             }
             request::PULL_MESSAGE | request::LITE_PULL_MESSAGE => self.pull(peer, command).await,
             request::QUERY_MESSAGE => self.query_message(command).await,

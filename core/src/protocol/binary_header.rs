@@ -11,7 +11,7 @@
 use bytes::{Buf, BufMut, BytesMut};
 
 use super::frame::{EncodeError, HeaderError, Limits};
-use super::{Command, ExtFields, Language, Text};
+use super::{Command, Language, Text};
 
 /// Reads `header` into `command`.
 pub(super) fn decode(mut header: &[u8], limits: &Limits, command: &mut Command) -> Result<(), HeaderError> {
@@ -25,7 +25,7 @@ pub(super) fn decode(mut header: &[u8], limits: &Limits, command: &mut Command) 
         command.remark = Some(Text::from(text(remark)?));
     }
     let mut map = take_long(&mut header)?;
-    let mut ext = ExtFields::new();
+    let mut ext = std::mem::take(&mut command.ext);
     ext.own_buffer().reserve(map.len());
     while !map.is_empty() {
         let key_size = map.try_get_i16().map_err(|_| HeaderError::Truncated)?;

@@ -19,9 +19,9 @@ pub struct ExtFields {
     fields: Vec<(Span, Span)>,
 }
 
-/// A piece of `source` or, with the top bit of `start` set, of `own`.
+/// Where a text of one list stands: a piece of `source` or, with the top bit of `start` set, of `own`.
 #[derive(Clone, Copy, Debug)]
-pub(super) struct Span {
+pub struct Span {
     start: u32,
     len: u32,
 }
@@ -31,6 +31,8 @@ const OWN: u32 = 1 << 31;
 /// Room made at the first field, so that the usual header grows nothing.
 const FIELD_COUNT_USUAL: usize = 16;
 const TEXT_SIZE_USUAL: usize = 256;
+/// Unescaped text that an emptied list keeps room for.
+const OWN_SIZE_KEPT: usize = 1024;
 
 impl ExtFields {
     pub fn new() -> ExtFields {
@@ -50,13 +52,28 @@ impl ExtFields {
 
     /// `value`, which must have come from this list, as shared text: a slice of the frame where possible.
     pub fn share(&self, value: &str) -> Text {
-        let source = self.source.as_bytes().as_ptr_range();
-        let inside = source.contains(&value.as_ptr()) && !value.is_empty();
-        if inside {
+        if position_in(&self.source, value).is_some() {
             self.source.slice_ref(value)
         } else {
             Text::from(value)
         }
+    }
+
+    /// Where `value` stands, which must have come from this list: for those who want it later without holding a reference.
+    pub fn span(&self, value: &str) -> Span {
+        let own = || Some(position_in(&self.own, value)? as u32 | OWN);
+        let start = position_in(&self.source, value).map(|start| start as u32).or_else(own);
+        Span {
+            start: start.unwrap_or(0),
+            len: start.map_or(0, |_| value.len() as u32),
+        }
+    }
+
+    /// The text at a place of this list; empty at one that only another list has.
+    pub fn at(&self, span: Span) -> &str {
+        let buffer: &str = if span.start & OWN == 0 { &self.source } else { &self.own };
+        let start = (span.start & !OWN) as usize;
+        buffer.get(start..start + span.len as usize).unwrap_or("")
     }
 
     /// Appends a field. A field of the same key that is there already is hidden by it.
@@ -103,12 +120,24 @@ impl ExtFields {
         self.fields.is_empty()
     }
 
-    pub(super) fn with_source(source: Text) -> ExtFields {
-        ExtFields {
-            source,
-            own: String::new(),
-            fields: Vec::with_capacity(FIELD_COUNT_USUAL),
-        }
+    /// The list emptied, with its room for another header's fields: some 300 bytes usually. Unusual room is given back.
+    pub(crate) fn emptied(mut self) -> ExtFields {
+        self.source = Text::new();
+        self.own.clear();
+        self.own.shrink_to(OWN_SIZE_KEPT);
+        self.fields.clear();
+        self.fields.shrink_to(FIELD_COUNT_USUAL);
+        self
+    }
+
+    /// Makes room for the usual header.
+    pub(super) fn reserve_fields(&mut self) {
+        self.fields.reserve(FIELD_COUNT_USUAL);
+    }
+
+    /// The list with the text that its source spans are of.
+    pub(super) fn with_source(self, source: Text) -> ExtFields {
+        ExtFields { source, ..self }
     }
 
     pub(super) fn push_spans(&mut self, key: Span, value: Span) {
@@ -149,6 +178,12 @@ impl ExtFields {
     }
 }
 
+/// Where `part` begins in the memory of `whole`; `None` for one that is empty or elsewhere.
+fn position_in(whole: &str, part: &str) -> Option<usize> {
+    let inside = whole.as_bytes().as_ptr_range().contains(&part.as_ptr()) && !part.is_empty();
+    inside.then(|| part.as_ptr().addr() - whole.as_ptr().addr())
+}
+
 fn resolve<'a>(source: &'a str, own: &'a str, span: Span) -> &'a str {
     let buffer = if span.start & OWN == 0 { source } else { own };
     let start = (span.start & !OWN) as usize;
@@ -184,6 +219,21 @@ impl<K: AsRef<str>, V: AsRef<str>> FromIterator<(K, V)> for ExtFields {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_span_finds_its_text_again() {
+        let mut ext = ExtFields::new();
+        ext.push_spans(ExtFields::source_span(0, 1), ExtFields::source_span(1, 4));
+        let mut ext = ext.with_source(Text::from_static("kabc"));
+        ext.push("own", "def");
+        for key in ["k", "own"] {
+            let value = ext.get(key).unwrap();
+            assert_eq!(ext.at(ext.span(value)), value);
+            assert_eq!(ext.at(ext.span(&value[1..2])), &value[1..2]);
+        }
+        assert_eq!(ext.at(ext.span("elsewhere")), "");
+        assert_eq!(ExtFields::new().at(ext.span(ext.get("k").unwrap())), "");
+    }
 
     #[test]
     fn the_later_of_two_equal_keys_wins() {

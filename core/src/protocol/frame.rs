@@ -17,7 +17,7 @@ use std::collections::VecDeque;
 
 use bytes::{Buf, BufMut, Bytes, BytesMut};
 
-use super::{Command, Language, Text, binary_header, json_header};
+use super::{Command, ExtFields, Language, Text, binary_header, json_header};
 
 /// Length word and header word.
 pub const PREFIX_SIZE: usize = 8;
@@ -104,6 +104,15 @@ pub enum EncodeError {
 ///
 /// Texts and body of the command are slices of `buffer`'s memory.
 pub fn decode(buffer: &mut BytesMut, limits: &Limits) -> Result<Option<Command>, FrameError> {
+    decode_into(buffer, limits, &mut ExtFields::new())
+}
+
+/// As [`decode`], using the room of the empty list `spare`, which is taken if a frame was.
+pub(crate) fn decode_into(
+    buffer: &mut BytesMut,
+    limits: &Limits,
+    spare: &mut ExtFields,
+) -> Result<Option<Command>, FrameError> {
     let Some(size) = frame_size(buffer, limits)? else {
         return Ok(None);
     };
@@ -117,6 +126,7 @@ pub fn decode(buffer: &mut BytesMut, limits: &Limits) -> Result<Option<Command>,
     let mut command = Command {
         language: Language::Unknown,
         version: 0,
+        ext: std::mem::take(spare),
         body: frame,
         ..Command::request(0)
     };
@@ -180,12 +190,14 @@ pub fn encode_as(
     chunks: Vec<Bytes>,
     out: &mut Outgoing,
 ) -> Result<(), EncodeError> {
-    let start = out.head.len();
-    let encoded = encode_head(header_type, command, &chunks, out, start);
-    if encoded.is_err() {
-        out.head.truncate(start);
-    }
-    encoded?;
+    let body_size = command.body.len() + chunks.iter().map(Bytes::len).sum::<usize>();
+    encode_head(header_type, body_size, out, |head| match header_type {
+        HeaderType::Json => {
+            json_header::encode(command, head);
+            Ok(())
+        }
+        HeaderType::Binary => binary_header::encode(command, head),
+    })?;
     out.put_body(&command.body);
     for chunk in chunks {
         out.put_chunk(chunk);
@@ -193,20 +205,33 @@ pub fn encode_as(
     Ok(())
 }
 
+/// Appends a frame that is a JSON header alone. On error `out` is as before.
+pub(super) fn encode_header(out: &mut Outgoing, write: impl FnOnce(&mut BytesMut)) -> Result<(), EncodeError> {
+    encode_head(HeaderType::Json, 0, out, |head| {
+        write(head);
+        Ok(())
+    })
+}
+
+/// Prefix and header, for a body that follows. On error `out` is as before.
 fn encode_head(
     header_type: HeaderType,
-    command: &Command,
-    chunks: &[Bytes],
+    body_size: usize,
     out: &mut Outgoing,
-    start: usize,
+    write: impl FnOnce(&mut BytesMut) -> Result<(), EncodeError>,
 ) -> Result<(), EncodeError> {
+    let start = out.head.len();
     out.head.put_u64(0);
-    match header_type {
-        HeaderType::Json => json_header::encode(command, &mut out.head),
-        HeaderType::Binary => binary_header::encode(command, &mut out.head)?,
+    let written = write(&mut out.head);
+    let finished = written.and_then(|()| finish_head(header_type, body_size, out, start));
+    if finished.is_err() {
+        out.head.truncate(start);
     }
+    finished
+}
+
+fn finish_head(header_type: HeaderType, body_size: usize, out: &mut Outgoing, start: usize) -> Result<(), EncodeError> {
     let header_size = out.head.len() - start - PREFIX_SIZE;
-    let body_size = command.body.len() + chunks.iter().map(Bytes::len).sum::<usize>();
     let size = PREFIX_SIZE + header_size + body_size;
     let size_max = out.limits.frame_size_max;
     if size > size_max || header_size > out.limits.header_size_max {

@@ -10,16 +10,17 @@ use bytes::{BufMut, BytesMut};
 
 use super::ext::{ExtFields, Span};
 use super::frame::{HeaderError, Limits};
+use super::scan;
 use super::{Command, Language, Text};
 
 /// Nesting of unknown values and odd extension values. Deeper is refused: no known client nests at all.
 const DEPTH_MAX: usize = 32;
 
-/// Reads the header `text` into `command`.
+/// Reads the header `text` into `command`, whose extension fields are an empty list.
 pub(super) fn decode(text: Text, limits: &Limits, command: &mut Command) -> Result<(), HeaderError> {
-    let source = text.clone();
-    let mut ext = ExtFields::with_source(text);
-    let mut scanner = Scanner { text: &source, at: 0 };
+    let mut ext = std::mem::take(&mut command.ext);
+    ext.reserve_fields();
+    let mut scanner = Scanner { text: &text, at: 0 };
     scanner.object(|scanner, key| match key.plain(scanner) {
         Some("code") => scanner.integer_into(&mut command.code),
         Some("version") => scanner.integer_into(&mut command.version),
@@ -30,7 +31,7 @@ pub(super) fn decode(text: Text, limits: &Limits, command: &mut Command) -> Resu
             Ok(())
         }
         Some("remark") => {
-            command.remark = scanner.remark(&source)?;
+            command.remark = scanner.remark(&text)?;
             Ok(())
         }
         Some("extFields") => scanner.ext_fields(limits, &mut ext),
@@ -40,7 +41,7 @@ pub(super) fn decode(text: Text, limits: &Limits, command: &mut Command) -> Resu
     if scanner.at != scanner.text.len() {
         return Err(scanner.error("nothing but white space"));
     }
-    command.ext = ext;
+    command.ext = ext.with_source(text);
     Ok(())
 }
 
@@ -240,18 +241,17 @@ impl<'a> Scanner<'a> {
         let bytes = self.text.as_bytes();
         let mut escaped = false;
         loop {
-            match bytes.get(self.at) {
-                Some(b'"') => break,
-                Some(b'\\') => {
-                    escaped = true;
-                    self.at += 2;
-                }
-                Some(_) => self.at += 1,
-                None => {
-                    self.at = bytes.len();
-                    return Err(self.error("the end of a string"));
-                }
+            let rest = bytes.get(self.at..).unwrap_or(&[]);
+            let Some(position) = scan::find_either(rest, b'"', b'\\') else {
+                self.at = bytes.len();
+                return Err(self.error("the end of a string"));
+            };
+            self.at += position;
+            if bytes[self.at] == b'"' {
+                break;
             }
+            escaped = true;
+            self.at += 2;
         }
         let end = self.at;
         self.at += 1;
@@ -260,7 +260,7 @@ impl<'a> Scanner<'a> {
 
     fn unescape(&self, literal: Literal, out: &mut String) -> Result<(), HeaderError> {
         let mut rest = &self.text[literal.start..literal.end];
-        while let Some(position) = rest.find('\\') {
+        while let Some(position) = scan::find(rest.as_bytes(), b'\\') {
             out.push_str(&rest[..position]);
             let escape = rest.as_bytes().get(position + 1).copied();
             rest = rest.get(position + 2..).unwrap_or("");
@@ -343,11 +343,11 @@ impl<'a> Scanner<'a> {
 }
 
 fn hex_unit(text: &str) -> Option<u32> {
-    let digits = text.get(..4)?;
-    if !digits.bytes().all(|byte| byte.is_ascii_hexdigit()) {
-        return None;
-    }
-    u32::from_str_radix(digits, 16).ok()
+    let digits: &[u8; 4] = text.as_bytes().first_chunk()?;
+    digits.iter().try_fold(0, |unit, digit| {
+        let value = char::from(*digit).to_digit(16)?;
+        Some(unit << 4 | value)
+    })
 }
 
 /// Appends the header of `command`. Every extension value is written as a string: the Go client reads nothing else.
@@ -383,27 +383,14 @@ pub(super) fn encode(command: &Command, out: &mut BytesMut) {
     out.put_u8(b'}');
 }
 
-fn put_integer(value: i32, out: &mut BytesMut) {
+pub(super) fn put_integer(value: impl itoa::Integer, out: &mut BytesMut) {
     out.put_slice(itoa::Buffer::new().format(value).as_bytes());
 }
 
-/// Bytes that a string literal cannot hold as they are.
-const ESCAPED: [bool; 256] = {
-    let mut escaped = [false; 256];
-    let mut control = 0;
-    while control < 0x20 {
-        escaped[control] = true;
-        control += 1;
-    }
-    escaped[b'"' as usize] = true;
-    escaped[b'\\' as usize] = true;
-    escaped
-};
-
-fn put_string(text: &str, out: &mut BytesMut) {
+pub(super) fn put_string(text: &str, out: &mut BytesMut) {
     out.put_u8(b'"');
     let mut rest = text.as_bytes();
-    while let Some(position) = rest.iter().position(|byte| ESCAPED[usize::from(*byte)]) {
+    while let Some(position) = scan::find_escaped(rest) {
         out.put_slice(&rest[..position]);
         put_escaped(rest[position], out);
         rest = &rest[position + 1..];

@@ -530,16 +530,38 @@ pub fn encode_batch_message(message: &BatchMessage<'_>, out: &mut Vec<u8>) {
 /// The server's message id: upper-case hex of store host (ip, 4-byte port) and physical offset; 32 characters for IPv4,
 /// 56 for IPv6. Source: `common/message/MessageDecoder.java` `createMessageId`.
 pub fn offset_message_id(store_host: SocketAddr, physical_offset: u64) -> String {
-    let mut raw = Vec::with_capacity(28);
-    put_host(&mut raw, store_host);
-    put_i64(&mut raw, physical_offset as i64);
+    let mut digits = [0; OFFSET_ID_SIZE_MAX];
+    offset_id_digits(store_host, physical_offset, &mut digits).to_owned()
+}
+
+/// Digits of a server's message id with an IPv6 host.
+pub(super) const OFFSET_ID_SIZE_MAX: usize = 56;
+
+/// As [`offset_message_id`], into a buffer.
+pub(super) fn offset_id_digits(
+    store_host: SocketAddr,
+    physical_offset: u64,
+    digits: &mut [u8; OFFSET_ID_SIZE_MAX],
+) -> &str {
     const HEX: &[u8; 16] = b"0123456789ABCDEF";
-    let mut text = String::with_capacity(raw.len() * 2);
-    for byte in raw {
-        text.push(char::from(HEX[usize::from(byte >> 4)]));
-        text.push(char::from(HEX[usize::from(byte & 15)]));
+    let mut raw = [0; OFFSET_ID_SIZE_MAX / 2];
+    let size = match store_host.ip().to_canonical() {
+        IpAddr::V4(ip) => put_at(&mut raw, 0, &ip.octets()),
+        IpAddr::V6(ip) => put_at(&mut raw, 0, &ip.octets()),
+    };
+    let size = put_at(&mut raw, size, &u32::from(store_host.port()).to_be_bytes());
+    let size = put_at(&mut raw, size, &physical_offset.to_be_bytes());
+    for (pair, byte) in digits.as_chunks_mut::<2>().0.iter_mut().zip(raw) {
+        *pair = [HEX[usize::from(byte >> 4)], HEX[usize::from(byte & 15)]];
     }
-    text
+    std::str::from_utf8(&digits[..size * 2]).unwrap_or("")
+}
+
+/// Where the bytes end that were put.
+fn put_at(target: &mut [u8], at: usize, bytes: &[u8]) -> usize {
+    let end = at + bytes.len();
+    target[at..end].copy_from_slice(bytes);
+    end
 }
 
 /// The text is not a message id of a server.

@@ -13,9 +13,11 @@ mod json_header;
 mod language;
 pub mod message;
 pub mod properties;
+mod scan;
+pub mod send_reply;
 
 pub use command::{Command, VERSION};
-pub use ext::ExtFields;
+pub use ext::{ExtFields, Span};
 pub use language::Language;
 
 /// Text that is a slice of the frame it came in.

@@ -4,6 +4,8 @@
 //! Rules copied from `common/message/MessageDecoder.java` `string2messageProperties`: a pair with an empty name or value
 //! is ignored, the last of equal names wins, the final 0x02 may be missing.
 
+use super::scan;
+
 pub const KEYS: &str = "KEYS";
 pub const TAGS: &str = "TAGS";
 pub const WAIT: &str = "WAIT";
@@ -51,21 +53,17 @@ const PAIR_END: u8 = 0x02;
 
 /// The pairs in the order in which they stand, without those that are empty, incomplete or not UTF-8.
 pub fn iterate<T: AsRef<[u8]> + ?Sized>(text: &T) -> impl Iterator<Item = (&str, &str)> {
-    text.as_ref().split(|byte| *byte == PAIR_END).filter_map(split_pair)
+    pairs(text.as_ref()).filter_map(split_pair)
 }
 
 /// Value of the last pair with this name.
 pub fn get<'a, T: AsRef<[u8]> + ?Sized>(text: &'a T, name: &str) -> Option<&'a str> {
     let wanted = name.as_bytes();
-    let mut rest = text.as_ref();
     let mut found = None;
-    while !rest.is_empty() {
-        let end = position(rest, PAIR_END).unwrap_or(rest.len());
-        let pair = &rest[..end];
+    for pair in pairs(text.as_ref()) {
         if pair.len() > wanted.len() + 1 && pair[wanted.len()] == NAME_END && pair.starts_with(wanted) {
             found = Some(&pair[wanted.len() + 1..]);
         }
-        rest = &rest[(end + 1).min(rest.len())..];
     }
     found.and_then(|value| std::str::from_utf8(value).ok())
 }
@@ -118,7 +116,7 @@ pub fn from_pairs<'a>(pairs: impl IntoIterator<Item = (&'a str, &'a str)>) -> St
 
 /// Whether a name or value can stand in a properties string.
 pub fn is_storable(part: &str) -> bool {
-    !part.is_empty() && !part.bytes().any(|byte| byte == NAME_END || byte == PAIR_END)
+    !part.is_empty() && scan::find_either(part.as_bytes(), NAME_END, PAIR_END).is_none()
 }
 
 /// The keys of a message in RocketMQ's order: tokens of `KEYS`, separated by spaces.
@@ -135,7 +133,7 @@ pub fn waits_for_store<T: AsRef<[u8]> + ?Sized>(text: &T) -> bool {
 }
 
 fn split_pair(pair: &[u8]) -> Option<(&str, &str)> {
-    let at = position(pair, NAME_END)?;
+    let at = scan::find(pair, NAME_END)?;
     let (name, value) = (&pair[..at], &pair[at + 1..]);
     if name.is_empty() || value.is_empty() {
         return None;
@@ -143,8 +141,17 @@ fn split_pair(pair: &[u8]) -> Option<(&str, &str)> {
     Some((std::str::from_utf8(name).ok()?, std::str::from_utf8(value).ok()?))
 }
 
-fn position(bytes: &[u8], wanted: u8) -> Option<usize> {
-    bytes.iter().position(|byte| *byte == wanted)
+/// What stands between the ends of pairs.
+fn pairs(mut rest: &[u8]) -> impl Iterator<Item = &[u8]> {
+    std::iter::from_fn(move || {
+        if rest.is_empty() {
+            return None;
+        }
+        let end = scan::find(rest, PAIR_END).unwrap_or(rest.len());
+        let pair = &rest[..end];
+        rest = rest.get(end + 1..).unwrap_or(&[]);
+        Some(pair)
+    })
 }
 
 /// Ends the last pair if an old client did not.

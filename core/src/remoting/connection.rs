@@ -8,8 +8,8 @@ use bytes::BytesMut;
 use futures_util::{FutureExt, select_biased};
 
 use super::{Limits, Peer, Replies, Service};
-use crate::protocol::Command;
 use crate::protocol::frame::{self, FrameError, Outgoing};
+use crate::protocol::{Command, ExtFields};
 use crate::runtime::{Elapsed, Mono, NetError, Reader, Runtime, Stream, Writer};
 
 /// First byte of a TLS ClientHello; a frame begins with 0 or 1.
@@ -63,6 +63,7 @@ pub(super) async fn run<R: Runtime, S: Service>(
         replies: Replies::new(limits.frame),
         buffer: BytesMut::new(),
         commands: Vec::new(),
+        spare_fields: Vec::new(),
         broken: None,
         greeted: false,
         read_since_yield: 0,
@@ -105,6 +106,8 @@ struct Connection<R: Runtime, S: Service> {
     limits: Limits,
     buffer: BytesMut,
     commands: Vec<Command>,
+    /// Emptied field lists of the last turn's requests, for the next ones. No more than that turn had.
+    spare_fields: Vec<ExtFields>,
     replies: Replies,
     out: Outgoing,
     /// What follows the frames read so far is none: to be reported once those are answered.
@@ -219,7 +222,9 @@ impl<R: Runtime, S: Service> Connection<R, S> {
             self.service
                 .serve(&self.peer, &mut self.commands, &mut self.replies)
                 .await;
-            self.commands.clear();
+            self.spare_fields.clear();
+            let served = self.commands.drain(..);
+            self.spare_fields.extend(served.map(|command| command.ext.emptied()));
             self.out.append(self.replies.outgoing());
         }
         rest
@@ -227,10 +232,15 @@ impl<R: Runtime, S: Service> Connection<R, S> {
 
     fn decode(&mut self, count_max: usize) -> Rest {
         while self.commands.len() < count_max {
-            match frame::decode(&mut self.buffer, &self.limits.frame) {
+            let mut fields = self.spare_fields.pop().unwrap_or_default();
+            let decoded = frame::decode_into(&mut self.buffer, &self.limits.frame, &mut fields);
+            match decoded {
                 Ok(Some(reply)) if reply.is_reply() => self.peer.complete(reply),
                 Ok(Some(request)) => self.commands.push(request),
-                Ok(None) => return Rest::None,
+                Ok(None) => {
+                    self.spare_fields.push(fields);
+                    return Rest::None;
+                }
                 Err(error) => {
                     self.broken = Some(error);
                     return Rest::None;

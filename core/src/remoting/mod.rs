@@ -38,7 +38,7 @@ pub trait Service: Send + Sync + 'static {
     }
 
     /// Serves requests that arrived together, in order. Runs on the connection's own task: what it waits for, the connection
-    /// waits for. A request is answered through `replies`, later through [`Peer::answer_later`], or never.
+    /// waits for. The requests may be taken or left. A request is answered through `replies`, later through [`Peer::answer_later`], or never.
     fn serve(&self, peer: &Peer, commands: &mut Vec<Command>, replies: &mut Replies)
     -> impl Future<Output = ()> + Send;
 }

@@ -18,6 +18,7 @@ use futures_util::task::AtomicWaker;
 use super::{CallError, Limits, replies};
 use crate::protocol::Command;
 use crate::protocol::frame::{self, HeaderType, Outgoing};
+use crate::protocol::send_reply::SendReply;
 use crate::runtime::{Mono, Runtime};
 use crate::sync::lock;
 use crate::types::Map;
@@ -399,6 +400,17 @@ impl Responder {
         reply.opaque = self.opaque;
         let mut queue = lock(&self.peer.0.queue);
         replies::put(&reply, chunks, &mut queue.out);
+        self.peer.queued(queue);
+    }
+
+    /// As [`reply`](Responder::reply), to a send that was stored.
+    pub fn reply_send(self, reply: &SendReply<'_>) {
+        if self.one_way || !self.peer.is_open() {
+            return;
+        }
+        debug_assert_eq!(reply.opaque, self.opaque);
+        let mut queue = lock(&self.peer.0.queue);
+        replies::put_send(reply, &mut queue.out);
         self.peer.queued(queue);
     }
 }

@@ -3,7 +3,8 @@
 use bytes::Bytes;
 
 use crate::protocol::code::response;
-use crate::protocol::frame::{self, Outgoing};
+use crate::protocol::frame::{self, EncodeError, Outgoing};
+use crate::protocol::send_reply::SendReply;
 use crate::protocol::{Command, Text};
 
 /// Replies to the requests of one turn.
@@ -30,6 +31,14 @@ impl Replies {
         put(&reply, chunks, &mut self.out);
     }
 
+    /// As [`push`](Replies::push), for a send that was stored.
+    pub fn push_send(&mut self, reply: &SendReply<'_>) {
+        if self.one_way.contains(&reply.opaque) {
+            return;
+        }
+        put_send(reply, &mut self.out);
+    }
+
     /// Bytes of the turn's replies so far.
     pub fn size(&self) -> usize {
         self.out.size()
@@ -50,10 +59,20 @@ impl Replies {
 /// Encodes a reply; in place of one that no frame can carry, an error reply of the same number.
 pub(super) fn put(reply: &Command, chunks: Vec<Bytes>, out: &mut Outgoing) {
     if let Err(error) = frame::encode(reply, chunks, out) {
-        log::warn!("reply of code {} to request {}: {error}", reply.code, reply.opaque);
-        let refusal =
-            Command::reply_to(reply.opaque, response::SYSTEM_ERROR).with_remark(Text::from(error.to_string()));
-        let encoded = frame::encode(&refusal, Vec::new(), out);
-        debug_assert!(encoded.is_ok());
+        put_refusal(reply.opaque, reply.code, &error, out);
     }
+}
+
+/// As [`put`], for a send that was stored.
+pub(super) fn put_send(reply: &SendReply<'_>, out: &mut Outgoing) {
+    if let Err(error) = reply.encode(out) {
+        put_refusal(reply.opaque, reply.code, &error, out);
+    }
+}
+
+fn put_refusal(opaque: i32, code: i32, error: &EncodeError, out: &mut Outgoing) {
+    log::warn!("reply of code {code} to request {opaque}: {error}");
+    let refusal = Command::reply_to(opaque, response::SYSTEM_ERROR).with_remark(Text::from(error.to_string()));
+    let encoded = frame::encode(&refusal, Vec::new(), out);
+    debug_assert!(encoded.is_ok());
 }

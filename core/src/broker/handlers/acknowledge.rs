@@ -18,19 +18,26 @@ use super::{Handlers, Receipt, ReceiptKind, refuse};
 use crate::broker::operations::Refusal;
 use crate::probe::Fact;
 use crate::protocol::code::response;
-use crate::protocol::{Command, message};
+use crate::protocol::send_reply::SendReply;
+use crate::protocol::{Command, Text};
 use crate::remoting::{Peer, Replies, Responder};
 use crate::runtime::{Mono, Runtime, site};
 use crate::sync::Notify;
 use crate::types::PhysicalOffset;
 
-const REGION: &str = "DefaultRegion";
-
 /// Sends of one turn that wait for the same flush.
 struct Waiting {
     end: PhysicalOffset,
     deadline: Mono,
-    receipts: Vec<(Receipt, Responder)>,
+    receipts: Vec<Late>,
+}
+
+/// A receipt that outlives its request.
+struct Late {
+    receipt: Receipt,
+    topic: Text,
+    unique_key: Option<Text>,
+    responder: Responder,
 }
 
 /// Sends that wait for a flush. Bounded by the requests that connections may have in flight.
@@ -62,14 +69,14 @@ impl Acknowledger {
 
 impl<R: Runtime> Handlers<R> {
     /// Writes what the turn appended, then answers it or has it answered.
-    pub(super) async fn acknowledge(&self, peer: &Peer, receipts: Vec<(Receipt, Command)>, replies: &mut Replies) {
+    pub(super) async fn acknowledge(&self, peer: &Peer, receipts: Vec<(Receipt, &Command)>, replies: &mut Replies) {
         let operations = &self.operations;
         let last = receipts.iter().map(|(receipt, _)| receipt.stored.end()).max();
         let written = operations.store.written(last.unwrap_or_default()).await;
         if let Err(error) = written {
             // Part of it may have reached the file.
             for (_, command) in receipts {
-                replies.push(refuse(&command, &Refusal::store_failed(&error)), Vec::new());
+                replies.push(refuse(command, &Refusal::store_failed(&error)), Vec::new());
             }
             return;
         }
@@ -81,8 +88,9 @@ impl<R: Runtime> Handlers<R> {
             .map(|(receipt, _)| receipt.stored.end())
             .max();
         let Some(end) = end else {
-            for (receipt, _) in receipts {
-                replies.push(self.acknowledgement(&receipt, response::SUCCESS), Vec::new());
+            for (receipt, command) in &receipts {
+                let texts = Texts::of(receipt, command);
+                self.acknowledgement(receipt, texts, response::SUCCESS).push(replies);
             }
             if operations.is_sync_flush() && !skips_flush {
                 operations.store.flush_soon();
@@ -93,13 +101,18 @@ impl<R: Runtime> Handlers<R> {
         let flushed = pin!(operations.store.flushed(end)).now_or_never();
         let mut waiting = Vec::new();
         for (receipt, command) in receipts {
+            let texts = Texts::of(&receipt, command);
             match &flushed {
-                _ if !must_wait(&receipt) => {
-                    replies.push(self.acknowledgement(&receipt, response::SUCCESS), Vec::new())
+                Some(Err(error)) if must_wait(&receipt) => {
+                    replies.push(refuse(command, &Refusal::store_failed(error)), Vec::new());
                 }
-                Some(Ok(())) => replies.push(self.acknowledgement(&receipt, response::SUCCESS), Vec::new()),
-                Some(Err(error)) => replies.push(refuse(&command, &Refusal::store_failed(error)), Vec::new()),
-                None => waiting.push((receipt, peer.answer_later(&command))),
+                None if must_wait(&receipt) => waiting.push(Late {
+                    topic: command.ext.share(texts.topic),
+                    unique_key: texts.unique_key.map(|key| command.ext.share(key)),
+                    receipt,
+                    responder: peer.answer_later(command),
+                }),
+                _ => self.acknowledgement(&receipt, texts, response::SUCCESS).push(replies),
             }
         }
         if !waiting.is_empty() {
@@ -124,60 +137,89 @@ impl<R: Runtime> Handlers<R> {
                 .runtime
                 .timeout(time_left, operations.store.flushed(waiting.end))
                 .await;
-            for (receipt, responder) in waiting.receipts {
-                let reply = match &flushed {
-                    Ok(Ok(())) => self.acknowledgement(&receipt, response::SUCCESS),
-                    Ok(Err(error)) => {
-                        let refusal = Refusal::store_failed(error);
-                        let code = super::code_of(refusal.reason);
-                        Command::reply_to(receipt.opaque, code).with_remark(refusal.remark.as_str())
-                    }
-                    Err(_) => self.acknowledgement(&receipt, response::FLUSH_DISK_TIMEOUT),
+            let code = match &flushed {
+                Ok(Ok(())) => Ok(response::SUCCESS),
+                Ok(Err(error)) => Err(Refusal::store_failed(error)),
+                Err(_) => Ok(response::FLUSH_DISK_TIMEOUT),
+            };
+            for late in waiting.receipts {
+                let texts = Texts {
+                    topic: &late.topic,
+                    unique_key: late.unique_key.as_deref(),
                 };
-                responder.reply(reply, Vec::new());
+                match &code {
+                    Ok(code) => self.acknowledgement(&late.receipt, texts, *code).reply(late.responder),
+                    Err(refusal) => {
+                        let code = super::code_of(refusal.reason);
+                        let reply = Command::reply_to(late.receipt.opaque, code).with_remark(refusal.remark.as_str());
+                        late.responder.reply(reply, Vec::new());
+                    }
+                }
             }
         }
     }
 
-    fn acknowledgement(&self, receipt: &Receipt, code: i32) -> Command {
+    fn acknowledgement<'a>(&self, receipt: &'a Receipt, texts: Texts<'a>, code: i32) -> Acknowledgement<'a> {
         let stored = &receipt.stored;
-        let mut reply = Command::reply_to(receipt.opaque, code);
-        let ReceiptKind::Send { topic, unique_key } = &receipt.kind else {
-            return reply;
-        };
+        if let ReceiptKind::SendBack = receipt.kind {
+            return Acknowledgement::SendBack(Command::reply_to(receipt.opaque, code));
+        }
         if !stored.is_delayed {
             self.operations.runtime.announce(Fact::Acknowledged {
-                topic,
+                topic: texts.topic,
                 queue_id: stored.queue_id,
                 offset: stored.queue_offset(),
                 code,
             });
         }
-        let ext = &mut reply.ext;
-        match stored.appended.positions.as_ref() {
-            [one] => ext.push(
-                "msgId",
-                &message::offset_message_id(self.operations.store_host, one.physical_offset),
-            ),
-            many => {
-                let ids = many
-                    .iter()
-                    .map(|place| message::offset_message_id(self.operations.store_host, place.physical_offset));
-                ext.push("msgId", &ids.collect::<Vec<_>>().join(","));
-            }
-        }
-        ext.push_integer("queueId", i64::from(stored.queue_id));
-        ext.push_integer("queueOffset", stored.queue_offset());
-        if let Some(key) = unique_key.as_deref().or(stored.made_unique_key.as_deref()) {
-            ext.push("transactionId", key);
-        }
-        push_trace(ext);
-        reply
+        Acknowledgement::Send(SendReply {
+            opaque: receipt.opaque,
+            code,
+            store_host: self.operations.store_host,
+            places: &stored.appended.positions,
+            queue_id: stored.queue_id,
+            queue_offset: stored.queue_offset(),
+            transaction_id: texts.unique_key.or(stored.made_unique_key.as_deref()),
+        })
     }
 }
 
-/// What every answer to a send carries, refusals too: Java does not look whether there are fields at all.
-pub(super) fn push_trace(ext: &mut crate::protocol::ExtFields) {
-    ext.push("MSG_REGION", REGION);
-    ext.push("TRACE_ON", "true");
+/// What a receipt names of its request.
+#[derive(Clone, Copy, Default)]
+struct Texts<'a> {
+    topic: &'a str,
+    unique_key: Option<&'a str>,
+}
+
+impl<'a> Texts<'a> {
+    fn of(receipt: &Receipt, request: &'a Command) -> Texts<'a> {
+        match receipt.kind {
+            ReceiptKind::Send { topic, unique_key } => Texts {
+                topic: request.ext.at(topic),
+                unique_key: unique_key.map(|key| request.ext.at(key)),
+            },
+            ReceiptKind::SendBack => Texts::default(),
+        }
+    }
+}
+
+enum Acknowledgement<'a> {
+    Send(SendReply<'a>),
+    SendBack(Command),
+}
+
+impl Acknowledgement<'_> {
+    fn push(self, replies: &mut Replies) {
+        match self {
+            Acknowledgement::Send(reply) => replies.push_send(&reply),
+            Acknowledgement::SendBack(reply) => replies.push(reply, Vec::new()),
+        }
+    }
+
+    fn reply(self, responder: Responder) {
+        match self {
+            Acknowledgement::Send(reply) => responder.reply_send(&reply),
+            Acknowledgement::SendBack(reply) => responder.reply(reply, Vec::new()),
+        }
+    }
 }

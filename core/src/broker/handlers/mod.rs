@@ -24,12 +24,12 @@ use bytes::Bytes;
 pub(super) use self::acknowledge::Acknowledger;
 pub(super) use self::pull::HeldPull;
 use super::long_poll::LongPolls;
-use super::operations::{ClientHandle, Notice, Operations, Reason, Refusal, Stored};
+use super::operations::{ClientHandle, Notice, Operations, Reason, Refusal, Stored, Turn};
 use super::state::clients::ConnectionId;
 use crate::protocol::body::BodyError;
 use crate::protocol::code::{request, response};
 use crate::protocol::header::HeaderError;
-use crate::protocol::{Command, ExtFields, Text};
+use crate::protocol::{Command, ExtFields, Span};
 use crate::remoting::{Peer, Replies, Service};
 use crate::runtime::{Runtime, TaskSet};
 
@@ -64,10 +64,11 @@ pub(super) struct Receipt {
 
 #[derive(Debug)]
 pub(super) enum ReceiptKind {
+    /// Texts of the request.
     Send {
-        topic: Text,
+        topic: Span,
         /// As the sender gave it.
-        unique_key: Option<Text>,
+        unique_key: Option<Span>,
     },
     SendBack,
 }
@@ -117,14 +118,22 @@ impl<R: Runtime> Service for Handlers<R> {
     }
 
     async fn serve(&self, peer: &Peer, commands: &mut Vec<Command>, replies: &mut Replies) {
-        let mut scratch = String::new();
-        let mut receipts: Vec<(Receipt, Command)> = Vec::new();
-        for command in commands.drain(..) {
-            match self.dispatch(peer, &command, &mut scratch).await {
+        let mut turn = Turn::default();
+        let mut receipts: Vec<(Receipt, &Command)> = Vec::new();
+        for command in commands.iter() {
+            let answer = self.dispatch(peer, command, &mut turn).await;
+            if let Answer::Stored(receipt) = answer {
+                if receipts.is_empty() {
+                    receipts.reserve_exact(commands.len());
+                }
+                receipts.push((receipt, command));
+                continue;
+            }
+            turn.forget_topic();
+            match answer {
                 Answer::Reply(reply) => replies.push(reply, Vec::new()),
                 Answer::Records(reply, records) => replies.push(reply, records),
-                Answer::Stored(receipt) => receipts.push((receipt, command)),
-                Answer::Later => {}
+                Answer::Stored(_) | Answer::Later => {}
             }
         }
         if !receipts.is_empty() {

@@ -1,19 +1,19 @@
 //! Sends in all their forms, and send back.
 
-use super::acknowledge::push_trace;
 use super::{Answer, Handlers, Receipt, ReceiptKind, Rejected, answer, client_handle, refuse};
-use crate::broker::operations::{Reason, Refusal, SendBackRequest, SendRequest};
+use crate::broker::operations::{Reason, Refusal, SendBackRequest, SendRequest, Turn};
 use crate::protocol::Command;
 use crate::protocol::code::{request, response};
-use crate::protocol::header::{SendBackHeader, SendHeader};
+use crate::protocol::header::{SendBackHeader, SendView};
 use crate::protocol::properties;
+use crate::protocol::send_reply::push_trace;
 use crate::remoting::Peer;
 use crate::runtime::{Runtime, WallMillis};
 
 impl<R: Runtime> Handlers<R> {
     /// Codes 10, 310 and 320.
-    pub(in crate::broker) async fn send(&self, peer: &Peer, command: &Command, scratch: &mut String) -> Answer {
-        match self.try_send(peer, command, scratch).await {
+    pub(in crate::broker) async fn send(&self, peer: &Peer, command: &Command, turn: &mut Turn) -> Answer {
+        match self.try_send(peer, command, turn).await {
             Ok(answer) => answer,
             Err(Rejected(refusal)) => {
                 let mut reply = refuse(command, &refusal);
@@ -23,33 +23,30 @@ impl<R: Runtime> Handlers<R> {
         }
     }
 
-    async fn try_send(&self, peer: &Peer, command: &Command, scratch: &mut String) -> Result<Answer, Rejected> {
-        let header = SendHeader::read(&command.ext)?;
+    async fn try_send(&self, peer: &Peer, command: &Command, turn: &mut Turn) -> Result<Answer, Rejected> {
+        let header = SendView::read(&command.ext)?;
         let send = SendRequest {
-            topic: &header.topic,
-            default_topic: &header.default_topic,
+            topic: header.topic,
+            default_topic: header.default_topic,
             default_queue_count: header.default_topic_queue_count,
             queue_id: header.queue_id,
             sys_flag: header.sys_flag,
             flag: header.flag,
             born_time: WallMillis(header.born_timestamp),
-            properties: &header.properties,
+            properties: header.properties,
             reconsume_times: header.reconsume_times,
             max_reconsume_times: header.max_reconsume_times,
             is_batch: header.batch || command.code == request::SEND_BATCH_MESSAGE,
             body: &command.body,
         };
-        let stored = self
-            .operations
-            .send(client_handle(peer, command), &send, scratch)
-            .await?;
-        let unique_key = properties::get(&*header.properties, properties::UNIQUE_KEY);
+        let stored = self.operations.send(client_handle(peer, command), &send, turn).await?;
+        let unique_key = properties::get(header.properties, properties::UNIQUE_KEY);
         Ok(Answer::Stored(Receipt {
             opaque: command.opaque,
             stored,
             kind: ReceiptKind::Send {
-                unique_key: unique_key.map(|key| header.properties.slice_ref(key)),
-                topic: header.topic,
+                topic: command.ext.span(header.topic),
+                unique_key: unique_key.map(|key| command.ext.span(key)),
             },
         }))
     }

@@ -23,7 +23,7 @@ pub use membership::{Membership, Notice};
 pub use offsets::{CommitRequest, Searched};
 pub use pull::{PullRequest, Pulled, PulledCode, Subscribed};
 pub use refusal::{Reason, Refusal};
-pub use send::{SendRequest, Stored};
+pub use send::{SendRequest, Stored, Turn};
 pub use send_back::SendBackRequest;
 pub use topics::Attributes;
 

@@ -67,6 +67,24 @@ impl Stored {
     }
 }
 
+/// What the sends of one turn have in common: a buffer, and the topic that the last one named, so that it is looked up once.
+#[derive(Debug, Default)]
+pub struct Turn {
+    properties: String,
+    topic: Option<Arc<TopicConfig>>,
+}
+
+impl Turn {
+    /// Something else than a send was served, which may have changed topics.
+    pub fn forget_topic(&mut self) {
+        self.topic = None;
+    }
+
+    fn topic(&self, name: &str) -> Option<Arc<TopicConfig>> {
+        self.topic.clone().filter(|config| config.topic_name == name)
+    }
+}
+
 /// What the properties of a message say to the broker, found in one pass.
 #[derive(Clone, Copy, Debug, Default)]
 struct Marks<'a> {
@@ -104,17 +122,31 @@ impl<'a> Marks<'a> {
 }
 
 impl<R: Runtime> Operations<R> {
-    /// Checks the request and appends the message, creating its topic if that is allowed. `scratch` is the caller's, so
-    /// that a turn of many sends allocates once.
+    /// Checks the request and appends the message, creating its topic if that is allowed.
     pub async fn send(
         &self,
         client: ClientHandle,
         request: &SendRequest<'_>,
-        scratch: &mut String,
+        turn: &mut Turn,
     ) -> Result<Stored, Refusal> {
         if !self.broker_is_writable() {
             return Err(self.not_writable());
         }
+        let config = match turn.topic(request.topic) {
+            Some(config) => config,
+            None => self.topic_for_send(request, turn).await?,
+        };
+        if request.queue_id >= topics::queue_count(&config) {
+            return Err(illegal_queue(request.queue_id, &config, client.address));
+        }
+        if request.topic.starts_with(topics::RETRY_PREFIX) {
+            return self.send_retry(client, request, &config, turn).await;
+        }
+        self.store_message(client, request, &config, turn).await
+    }
+
+    /// The topic, checked as far as it does not depend on the message.
+    async fn topic_for_send(&self, request: &SendRequest<'_>, turn: &mut Turn) -> Result<Arc<TopicConfig>, Refusal> {
         check_topic(request.topic)?;
         let config = match self.topic(request.topic) {
             Some(config) => config,
@@ -123,13 +155,8 @@ impl<R: Runtime> Operations<R> {
         if topics::has_batch_queues(&config) {
             return Err(Refusal::batch_queues(request.topic));
         }
-        if request.queue_id >= topics::queue_count(&config) {
-            return Err(illegal_queue(request.queue_id, &config, client.address));
-        }
-        if request.topic.starts_with(topics::RETRY_PREFIX) {
-            return self.send_retry(client, request, &config, scratch).await;
-        }
-        self.store_message(client, request, &config, scratch).await
+        turn.topic = Some(Arc::clone(&config));
+        Ok(config)
     }
 
     pub(super) fn topic(&self, name: &str) -> Option<Arc<TopicConfig>> {
@@ -148,7 +175,7 @@ impl<R: Runtime> Operations<R> {
         client: ClientHandle,
         request: &SendRequest<'_>,
         config: &Arc<TopicConfig>,
-        scratch: &mut String,
+        turn: &mut Turn,
     ) -> Result<Stored, Refusal> {
         if request.is_batch {
             return Err(Refusal::new(
@@ -166,7 +193,7 @@ impl<R: Runtime> Operations<R> {
             .unwrap_or(group.retry_max_times);
         let is_orderly = self.tables().locks.any_held(self.runtime.mono(), group_name);
         if request.reconsume_times <= max && !is_orderly {
-            return self.store_message(client, request, config, scratch).await;
+            return self.store_message(client, request, config, turn).await;
         }
         let dead = self.dead_letter_topic(group_name).await?;
         let without_delay = properties::remove(request.properties, properties::DELAY);
@@ -176,7 +203,7 @@ impl<R: Runtime> Operations<R> {
             properties: &without_delay,
             ..*request
         };
-        self.store_message(client, &dead_letter, &dead, scratch).await
+        self.store_message(client, &dead_letter, &dead, turn).await
     }
 
     async fn store_message(
@@ -184,7 +211,7 @@ impl<R: Runtime> Operations<R> {
         client: ClientHandle,
         request: &SendRequest<'_>,
         config: &TopicConfig,
-        scratch: &mut String,
+        turn: &mut Turn,
     ) -> Result<Stored, Refusal> {
         let marks = Marks::of(request.properties);
         self.check_message(request, &marks)?;
@@ -193,7 +220,7 @@ impl<R: Runtime> Operations<R> {
             return self.store_batch(client, request, queue_id, &marks).await;
         }
         let level = self.delay_level(marks.delay_level);
-        let made_unique_key = self.write_properties(request, &marks, level, queue_id, scratch);
+        let made_unique_key = self.write_properties(request, &marks, level, queue_id, &mut turn.properties);
         let draft = Draft {
             topic: if level.is_some() {
                 topics::SCHEDULE_TOPIC
@@ -209,7 +236,7 @@ impl<R: Runtime> Operations<R> {
             reconsume_times: request.reconsume_times,
             prepared_transaction_offset: 0,
             body: request.body,
-            properties: scratch,
+            properties: &turn.properties,
         };
         let appended = self.append(&[draft]).await?;
         Ok(Stored {

@@ -2,7 +2,7 @@
 //!
 //! Each struct reads itself in one pass over the fields (`read`) and appends itself (`write`). Unknown fields are ignored, of
 //! two equal keys the later wins, an empty text is a missing number, booleans are `true`, `1` or anything else. Texts are slices
-//! of the frame. Not here: what the fields mean to a broker, and bounds that depend on configuration.
+//! of the frame, shared or (with a lifetime) borrowed. Not here: what the fields mean to a broker, and bounds that depend on configuration.
 
 mod admin;
 mod client;
@@ -36,9 +36,9 @@ pub enum HeaderError {
 }
 
 /// A type that a field can have.
-trait FieldValue: Sized {
+trait FieldValue<'a>: Sized {
     /// `None`: as if the field were missing.
-    fn read(value: &str, fields: &ExtFields) -> Result<Option<Self>, &'static str>;
+    fn read(value: &'a str, fields: &'a ExtFields) -> Result<Option<Self>, &'static str>;
     fn write(&self, key: &'static str, fields: &mut ExtFields);
     /// The value of a field that is not there, for types that have one.
     fn missing() -> Option<Self> {
@@ -46,7 +46,7 @@ trait FieldValue: Sized {
     }
 }
 
-impl FieldValue for Text {
+impl FieldValue<'_> for Text {
     fn read(value: &str, fields: &ExtFields) -> Result<Option<Text>, &'static str> {
         Ok(Some(fields.share(value)))
     }
@@ -56,9 +56,19 @@ impl FieldValue for Text {
     }
 }
 
+impl<'a> FieldValue<'a> for &'a str {
+    fn read(value: &'a str, _: &'a ExtFields) -> Result<Option<&'a str>, &'static str> {
+        Ok(Some(value))
+    }
+
+    fn write(&self, key: &'static str, fields: &mut ExtFields) {
+        fields.push(key, self);
+    }
+}
+
 macro_rules! integer_fields {
     ($($type:ty: $expected:literal,)*) => {$(
-        impl FieldValue for $type {
+        impl FieldValue<'_> for $type {
             fn read(value: &str, _: &ExtFields) -> Result<Option<$type>, &'static str> {
                 if value.is_empty() {
                     return Ok(None);
@@ -78,7 +88,7 @@ integer_fields! {
     i64: "an integer of 64 bits",
 }
 
-impl FieldValue for bool {
+impl FieldValue<'_> for bool {
     fn read(value: &str, _: &ExtFields) -> Result<Option<bool>, &'static str> {
         Ok(Some(value == "1" || value.eq_ignore_ascii_case("true")))
     }
@@ -88,8 +98,8 @@ impl FieldValue for bool {
     }
 }
 
-impl<T: FieldValue> FieldValue for Option<T> {
-    fn read(value: &str, fields: &ExtFields) -> Result<Option<Option<T>>, &'static str> {
+impl<'a, T: FieldValue<'a>> FieldValue<'a> for Option<T> {
+    fn read(value: &'a str, fields: &'a ExtFields) -> Result<Option<Option<T>>, &'static str> {
         T::read(value, fields).map(Some)
     }
 
@@ -104,10 +114,10 @@ impl<T: FieldValue> FieldValue for Option<T> {
     }
 }
 
-fn read_field<T: FieldValue>(
+fn read_field<'a, T: FieldValue<'a>>(
     field: &'static str,
-    value: &str,
-    fields: &ExtFields,
+    value: &'a str,
+    fields: &'a ExtFields,
     target: &mut Option<T>,
 ) -> Result<(), HeaderError> {
     match T::read(value, fields) {
@@ -126,17 +136,17 @@ fn read_field<T: FieldValue>(
 /// Declares header families: `"wire name" | "other name" => field: Type = default`. The first name is the one written;
 /// a field without default that is no `Option` is mandatory.
 macro_rules! headers {
-    ($($(#[$doc:meta])* $name:ident {
+    ($($(#[$doc:meta])* $name:ident $(<$life:lifetime>)? {
         $($(#[$field_doc:meta])* $key:literal $(| $other:literal)* => $field:ident: $type:ty $(= $default:expr)?,)*
     })*) => {$(
         $(#[$doc])*
         #[derive(Clone, Debug, PartialEq, Eq)]
-        pub struct $name {
+        pub struct $name $(<$life>)? {
             $($(#[$field_doc])* pub $field: $type,)*
         }
 
-        impl $name {
-            pub fn read(fields: &$crate::protocol::ExtFields) -> Result<$name, super::HeaderError> {
+        impl $(<$life>)? $name $(<$life>)? {
+            pub fn read(fields: &$($life)? $crate::protocol::ExtFields) -> Result<Self, super::HeaderError> {
                 $(let mut $field: Option<$type> = None;)*
                 for (key, value) in fields.iter() {
                     match key {

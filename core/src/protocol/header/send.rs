@@ -27,6 +27,21 @@ headers! {
         "n" | "bname" => broker_name: Option<Text>,
     }
 
+    /// What a broker looks at in a [`SendHeader`].
+    SendView<'a> {
+        "b" | "topic" => topic: &'a str,
+        "c" | "defaultTopic" => default_topic: &'a str = "TBW102",
+        "d" | "defaultTopicQueueNums" => default_topic_queue_count: i32 = 4,
+        "e" | "queueId" => queue_id: i32 = -1,
+        "f" | "sysFlag" => sys_flag: i32 = 0,
+        "g" | "bornTimestamp" => born_timestamp: i64 = 0,
+        "h" | "flag" => flag: i32 = 0,
+        "i" | "properties" => properties: &'a str = "",
+        "j" | "reconsumeTimes" => reconsume_times: i32 = 0,
+        "l" | "maxReconsumeTimes" => max_reconsume_times: Option<i32>,
+        "m" | "batch" => batch: bool = false,
+    }
+
     /// Reply to every send that was stored, whatever its code.
     SendResponseHeader {
         /// Offset message id; comma list for a batch.

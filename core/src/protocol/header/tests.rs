@@ -83,13 +83,22 @@ proptest! {
         prop_assert_eq!(SendHeader::read(&short).unwrap(), header.clone());
         let mut long = ExtFields::new();
         header.write_long(&mut long);
+        let view = SendView::read(&long).unwrap();
+        prop_assert_eq!((view.topic, view.default_topic, view.properties), (&*header.topic, &*header.default_topic, &*header.properties));
+        prop_assert_eq!((view.queue_id, view.sys_flag, view.flag), (header.queue_id, header.sys_flag, header.flag));
+        prop_assert_eq!((view.batch, view.born_timestamp), (header.batch, header.born_timestamp));
+        prop_assert_eq!(view.max_reconsume_times, header.max_reconsume_times);
+        prop_assert_eq!(view.reconsume_times, header.reconsume_times);
+        prop_assert_eq!(view.default_topic_queue_count, header.default_topic_queue_count);
+        prop_assert_eq!(SendView::read(&short).unwrap(), view);
         prop_assert_eq!(SendHeader::read(&long).unwrap(), header);
     }
 
     #[test]
     fn arbitrary_fields_never_panic(list in proptest::collection::vec(("[a-n]|queueId|topic|offset", "\\PC{0,12}|-?[0-9]{1,22}"), 0..20)) {
         let ext: ExtFields = list.into_iter().collect();
-        let _ = SendHeader::read(&ext);
+        let view = SendView::read(&ext);
+        prop_assert_eq!(SendHeader::read(&ext).map(drop), view.map(drop));
         let _ = PullHeader::read(&ext);
         let _ = QueueHeader::read(&ext);
     }
