@@ -83,8 +83,24 @@ pub mod sys_flag {
 
 /// Java's `String.hashCode`: over UTF-16 code units, wrapping.
 pub fn java_hash(text: &str) -> i32 {
-    text.encode_utf16()
-        .fold(0i32, |hash, unit| hash.wrapping_mul(31).wrapping_add(i32::from(unit)))
+    java_hash_on(0, text)
+}
+
+/// The hash of a text that goes on with `text`, from the hash of what comes before.
+pub fn java_hash_on(hash: i32, text: &str) -> i32 {
+    const POWERS: [i32; 4] = [31 * 31 * 31 * 31, 31 * 31 * 31, 31 * 31, 31];
+    if !text.is_ascii() {
+        let units = text.encode_utf16();
+        return units.fold(hash, |hash, unit| hash.wrapping_mul(31).wrapping_add(i32::from(unit)));
+    }
+    // Four at a time: the multiplications do not wait for each other.
+    let (fours, rest) = text.as_bytes().as_chunks::<4>();
+    let hash = fours.iter().fold(hash, |hash, [first, second, third, fourth]| {
+        let ahead = POWERS[1] * i32::from(*first) + POWERS[2] * i32::from(*second) + POWERS[3] * i32::from(*third);
+        hash.wrapping_mul(POWERS[0]).wrapping_add(ahead + i32::from(*fourth))
+    });
+    rest.iter()
+        .fold(hash, |hash, byte| hash.wrapping_mul(31).wrapping_add(i32::from(*byte)))
 }
 
 /// The consume queue's code of a tag: its Java hash sign-extended; 0 without a tag.

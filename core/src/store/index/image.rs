@@ -9,9 +9,7 @@
 //! Entry 0 is never used. The slots follow from the entries alone, so that only entries, which are written in order, need
 //! to survive a crash. Source: `store/index/IndexFile.java`, `IndexHeader.java`.
 
-use std::collections::BTreeSet;
-
-use crate::protocol::message::{RecordView, java_hash};
+use crate::protocol::message::{RecordView, java_hash, java_hash_on};
 use crate::protocol::properties;
 
 pub(crate) const HEADER_SIZE: u64 = 40;
@@ -19,20 +17,30 @@ pub(crate) const ENTRY_SIZE: u64 = 20;
 /// Slots that are written together: a page of them.
 const SLOTS_PER_PAGE: u32 = 1024;
 
-/// Hash of a key as the index stores it: the absolute value of Java's hash, 0 for the one that has none.
-pub(crate) fn key_hash(key: &str) -> u32 {
-    java_hash(key).checked_abs().unwrap_or(0).unsigned_abs()
+/// Hash of a key as the index stores it (the key being `topic#key`): the absolute value of Java's hash, 0 for the one that has none.
+pub(crate) fn key_hash(topic: &str, key: &str) -> u32 {
+    stored_hash(java_hash_on(topic_hash(topic), key))
 }
 
-/// The texts under which a record is found: its unique id, each of its keys, its tag.
-pub(crate) fn index_keys(record: &RecordView<'_>) -> impl Iterator<Item = String> {
-    let topic = record.topic;
-    let unique = record
-        .property(properties::UNIQUE_KEY)
-        .map(|key| format!("{topic}#{key}"));
-    let keys = properties::keys(record.properties).map(move |key| format!("{topic}#{key}"));
-    let tags = record.tags().map(|tag| format!("{topic}#T#{tag}"));
-    unique.into_iter().chain(keys).chain(tags)
+/// Hashes of the keys under which a record is found: its unique id, each of its keys, its tag (the key `T#tag`).
+pub(crate) fn index_hashes(record: &RecordView<'_>) -> impl Iterator<Item = u32> {
+    let topic = topic_hash(record.topic);
+    let unique = record.property(properties::UNIQUE_KEY).into_iter();
+    let keys = unique.chain(properties::keys(record.properties));
+    let tags = record
+        .tags()
+        .map(move |tag| java_hash_on(java_hash_on(topic, "T#"), tag));
+    keys.map(move |key| java_hash_on(topic, key))
+        .chain(tags)
+        .map(stored_hash)
+}
+
+fn topic_hash(topic: &str) -> i32 {
+    java_hash_on(java_hash(topic), "#")
+}
+
+fn stored_hash(hash: i32) -> u32 {
+    hash.checked_abs().unwrap_or(0).unsigned_abs()
 }
 
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -130,7 +138,8 @@ pub(crate) struct Image {
     pub(crate) shape: Shape,
     pub(crate) header: Header,
     slots: Vec<u32>,
-    dirty_pages: BTreeSet<u32>,
+    /// One bit per page of slots: to be written.
+    dirty_pages: Vec<u64>,
     /// Encoded entries from `pending_from` on that are in memory alone.
     pending: Vec<u8>,
     pending_from: u32,
@@ -146,7 +155,7 @@ impl Image {
                 ..Header::default()
             },
             slots: vec![0; shape.slots as usize],
-            dirty_pages: BTreeSet::new(),
+            dirty_pages: vec![0; (shape.slots / SLOTS_PER_PAGE / 64) as usize + 1],
             pending: Vec::new(),
             pending_from: 1,
         }
@@ -196,7 +205,7 @@ impl Image {
     pub(crate) fn mark_different(&mut self, slots: &[u8]) {
         for (slot, (number, bytes)) in (0u32..).zip(self.slots.iter().zip(slots.as_chunks::<4>().0)) {
             if *number != u32::from_be_bytes(*bytes) {
-                self.dirty_pages.insert(slot / SLOTS_PER_PAGE);
+                mark(&mut self.dirty_pages, slot);
             }
         }
     }
@@ -223,7 +232,7 @@ impl Image {
         let slot = hash % self.shape.slots;
         let older = std::mem::replace(&mut self.slots[slot as usize], number);
         self.header.used_slots += i32::from(older == 0);
-        self.dirty_pages.insert(slot / SLOTS_PER_PAGE);
+        mark(&mut self.dirty_pages, slot);
         let entry = IndexEntry {
             hash,
             position,
@@ -250,8 +259,10 @@ impl Image {
 
     /// Pages of slots to write and where; they count as written.
     pub(crate) fn take_slots(&mut self) -> Vec<(u64, Vec<u8>)> {
-        let pages = std::mem::take(&mut self.dirty_pages);
-        let encoded = pages.into_iter().map(|page| {
+        let page_count = self.shape.slots.div_ceil(SLOTS_PER_PAGE);
+        let dirty_pages = &self.dirty_pages;
+        let pages = (0..page_count).filter(|page| dirty_pages[(page / 64) as usize] >> (page % 64) & 1 == 1);
+        let encoded = pages.map(|page| {
             let from = page * SLOTS_PER_PAGE;
             let until = (from + SLOTS_PER_PAGE).min(self.shape.slots);
             let slots = &self.slots[from as usize..until as usize];
@@ -260,7 +271,9 @@ impl Image {
                 slots.iter().flat_map(|slot| slot.to_be_bytes()).collect(),
             )
         });
-        encoded.collect()
+        let encoded = encoded.collect();
+        self.dirty_pages.fill(0);
+        encoded
     }
 
     /// Newest entry of the slot of `hash`; 0 for none.
@@ -274,6 +287,12 @@ impl Image {
         let at = index.checked_mul(ENTRY_SIZE as usize)?;
         IndexEntry::decode(self.pending.get(at..at + ENTRY_SIZE as usize)?)
     }
+}
+
+/// The page of this slot is to be written.
+fn mark(pages: &mut [u64], slot: u32) {
+    let page = slot / SLOTS_PER_PAGE;
+    pages[(page / 64) as usize] |= 1 << (page % 64);
 }
 
 #[cfg(test)]
@@ -291,6 +310,20 @@ mod tests {
             entries: 20_000_000,
         };
         assert_eq!(shape.file_size(), 420_000_040);
+    }
+
+    #[test]
+    fn a_hash_continued_is_that_of_the_whole_text() {
+        for text in ["", "a", "abcdefghij", "BenchmarkTopic", "Ünïcode 語 𐐷"] {
+            for key in ["", "7F0000010BB818B4AAC26CE9D5F80000", "é"] {
+                let stepwise = |whole: &str| {
+                    let units = whole.encode_utf16();
+                    units.fold(0i32, |hash, unit| hash.wrapping_mul(31).wrapping_add(i32::from(unit)))
+                };
+                let whole = stepwise(&format!("{text}#{key}"));
+                assert_eq!(key_hash(text, key), whole.checked_abs().unwrap_or(0).unsigned_abs());
+            }
+        }
     }
 
     #[test]

@@ -21,7 +21,7 @@ use crate::protocol::message::{MAGIC_BLANK, RecordView};
 use crate::protocol::properties;
 use crate::runtime::{Disk, DiskError, File, OpenMode, Runtime, WallMillis};
 use crate::sync::{Notify, Progress, lock};
-use image::{ENTRY_SIZE, HEADER_SIZE, Header, Image, IndexEntry, Shape, index_keys, key_hash};
+use image::{ENTRY_SIZE, HEADER_SIZE, Header, Image, IndexEntry, Shape, index_hashes, key_hash};
 
 /// Log bytes indexed between two pauses: short, since it runs among the connections' tasks.
 const TURN_SIZE: u64 = 64 << 10;
@@ -89,20 +89,18 @@ impl<F: File> Index<F> {
         *lock(&self.durable_time)
     }
 
-    fn put(&self, record: &RecordView<'_>, skip: usize) -> Result<(), usize> {
+    /// Gives the bytes of entries that are in memory alone, or the number of the first key for which there is no room.
+    fn put(&self, record: &RecordView<'_>, skip: usize) -> Result<usize, usize> {
         let mut files = lock(&self.files);
         let Some(current) = &mut files.current else {
             return Err(skip);
         };
-        for (index, key) in index_keys(record).enumerate().skip(skip) {
-            if !current
-                .image
-                .put(key_hash(&key), record.physical_offset, record.store_time.0)
-            {
+        for (index, hash) in index_hashes(record).enumerate().skip(skip) {
+            if !current.image.put(hash, record.physical_offset, record.store_time.0) {
                 return Err(index);
             }
         }
-        Ok(())
+        Ok(current.image.pending_bytes())
     }
 
     /// Writes entries, and with `Slots` everything else, too.
@@ -527,7 +525,7 @@ impl<R: Runtime> Shared<R> {
                 let is_missing = RecordView::parse(&bytes).is_ok_and(|record| {
                     use crate::protocol::message::sys_flag;
                     let is_undone = sys_flag::transaction(record.sys_flag) == sys_flag::ROLLBACK;
-                    indexed != Some(position) && !is_undone && index_keys(&record).next().is_some()
+                    indexed != Some(position) && !is_undone && index_hashes(&record).next().is_some()
                 });
                 if is_missing {
                     return Ok(false);
@@ -642,18 +640,17 @@ impl<R: Runtime> Shared<R> {
             return Ok(());
         }
         let mut skip = skip;
-        while let Err(next_key) = index.put(&record, skip) {
-            skip = next_key;
+        let pending = loop {
+            match index.put(&record, skip) {
+                Ok(pending) => break pending,
+                Err(next_key) => skip = next_key,
+            }
             if index.needs_file() {
                 index
                     .roll(self.runtime.disk(), &self.paths.index, self.runtime.wall())
                     .await?;
             }
-        }
-        let pending = lock(&index.files)
-            .current
-            .as_ref()
-            .map_or(0, |current| current.image.pending_bytes());
+        };
         if pending >= PENDING_BYTES_MAX {
             index.write(Write::Entries)?;
         }
@@ -685,7 +682,7 @@ impl<R: Runtime> Store<R> {
             }
         }
         let max = max.min(QUERY_COUNT_MAX);
-        let hash = key_hash(&format!("{topic}#{key}"));
+        let hash = key_hash(topic, key);
         let mut records = Vec::new();
         for position in index.find(hash, max, begin.0, end.0).await? {
             let Some(bytes) = shared.record_at(position).await? else {
