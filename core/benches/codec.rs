@@ -8,7 +8,9 @@ use std::hint::black_box;
 use bytes::{BufMut, Bytes, BytesMut};
 use criterion::{BatchSize, Criterion, Throughput, criterion_group, criterion_main};
 use orrery_core::protocol::frame::{self, HeaderType, Limits, Outgoing};
-use orrery_core::protocol::header::{SendHeader, SendResponseHeader};
+use orrery_core::protocol::header::{SendHeader, SendResponseHeader, SendView};
+use orrery_core::protocol::message::{Draft, Placement};
+use orrery_core::protocol::send_reply::SendReply;
 use orrery_core::protocol::{Command, Text, code};
 
 /// Frames per iteration: what a busy connection finds in a turn.
@@ -70,7 +72,7 @@ fn decode(criterion: &mut Criterion) {
         group.bench_function(format!("{name}: frame and send header"), |bencher| {
             let decode = |buffer: &mut BytesMut| {
                 while let Some(command) = frame::decode(buffer, &limits).unwrap() {
-                    black_box(SendHeader::read(&command.ext).unwrap());
+                    black_box(SendView::read(&command.ext).unwrap());
                 }
             };
             bencher.iter_batched_ref(|| bytes.clone(), decode, BatchSize::SmallInput);
@@ -96,7 +98,29 @@ fn encode(criterion: &mut Criterion) {
             black_box(out.take()).clear();
         });
     });
-    group.bench_function("replies to sends", |bencher| {
+    let places = [Placement {
+        queue_offset: 123_456,
+        physical_offset: 670_588,
+        ..Placement::default()
+    }];
+    group.bench_function("replies to sends, written straight", |bencher| {
+        bencher.iter(|| {
+            for opaque in 0..TURN_COUNT {
+                let reply = SendReply {
+                    opaque: opaque as i32,
+                    code: code::response::SUCCESS,
+                    store_host: Draft::new("", 0, b"").store_host,
+                    places: &places,
+                    queue_id: 3,
+                    queue_offset: 123_456,
+                    transaction_id: Some("7F0000010BB818B4AAC26CE9D5F80000"),
+                };
+                reply.encode(&mut out).unwrap();
+            }
+            black_box(out.take()).clear();
+        });
+    });
+    group.bench_function("replies to sends, as commands", |bencher| {
         bencher.iter(|| {
             for opaque in 0..TURN_COUNT {
                 let mut reply = Command::reply_to(opaque as i32, code::response::SUCCESS);

@@ -32,7 +32,7 @@ const OWN: u32 = 1 << 31;
 const FIELD_COUNT_USUAL: usize = 16;
 const TEXT_SIZE_USUAL: usize = 256;
 /// Unescaped text that an emptied list keeps room for.
-const OWN_SIZE_KEPT: usize = 1024;
+const OWN_SIZE_KEPT: usize = 512;
 
 impl ExtFields {
     pub fn new() -> ExtFields {

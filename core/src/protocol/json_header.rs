@@ -78,16 +78,38 @@ impl<'a> Scanner<'a> {
         }
         loop {
             self.white_space();
-            let key = self.literal()?;
-            self.white_space();
-            self.expect(b':', "':'")?;
-            self.white_space();
+            let key = match self.letter_key() {
+                Some(key) => key,
+                None => {
+                    let key = self.literal()?;
+                    self.white_space();
+                    self.expect(b':', "':'")?;
+                    self.white_space();
+                    key
+                }
+            };
             member(self, key)?;
             self.white_space();
             if self.eat(b'}') {
                 return Ok(());
             }
             self.expect(b',', "',' or '}'")?;
+        }
+    }
+
+    /// A key of one letter and the colon before a text, without white space: as most fields of a send begin.
+    fn letter_key(&mut self) -> Option<Literal> {
+        let start = self.at + 1;
+        match self.text.as_bytes().get(self.at..)?.first_chunk()? {
+            [b'"', letter, b'"', b':', b'"'] if letter.is_ascii_alphabetic() => {
+                self.at += 4;
+                Some(Literal {
+                    start,
+                    end: start + 1,
+                    escaped: false,
+                })
+            }
+            _ => None,
         }
     }
 
@@ -235,6 +257,7 @@ impl<'a> Scanner<'a> {
         Ok(())
     }
 
+    #[inline]
     fn literal(&mut self) -> Result<Literal, HeaderError> {
         self.expect(b'"', "a string")?;
         let start = self.at;

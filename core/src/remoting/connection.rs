@@ -15,6 +15,9 @@ use crate::runtime::{Elapsed, Mono, NetError, Reader, Runtime, Stream, Writer};
 /// First byte of a TLS ClientHello; a frame begins with 0 or 1.
 const TLS_HANDSHAKE: u8 = 0x16;
 
+/// Emptied field lists that a connection keeps, 48 KiB at most: no more than its last turn needed.
+const SPARE_COUNT_MAX: usize = 64;
+
 /// Why a connection ended.
 #[derive(Debug, thiserror::Error)]
 enum End {
@@ -106,7 +109,7 @@ struct Connection<R: Runtime, S: Service> {
     limits: Limits,
     buffer: BytesMut,
     commands: Vec<Command>,
-    /// Emptied field lists of the last turn's requests, for the next ones. No more than that turn had.
+    /// Emptied field lists of the last turn's requests, for the next ones.
     spare_fields: Vec<ExtFields>,
     replies: Replies,
     out: Outgoing,
@@ -224,7 +227,8 @@ impl<R: Runtime, S: Service> Connection<R, S> {
                 .await;
             self.spare_fields.clear();
             let served = self.commands.drain(..);
-            self.spare_fields.extend(served.map(|command| command.ext.emptied()));
+            let spare = served.take(SPARE_COUNT_MAX).map(|command| command.ext.emptied());
+            self.spare_fields.extend(spare);
             self.out.append(self.replies.outgoing());
         }
         rest

@@ -6,6 +6,7 @@ use std::sync::{Arc, MutexGuard, TryLockError};
 
 use super::dispatch::{TagsCode, is_queued};
 use super::files::FilesEnd;
+use super::index::{Fed, Feed, KeyHashes};
 use super::layout::{Entry, is_folder_name};
 use super::log::{AppendLog, Group, Reserved};
 use super::queue::Pushed;
@@ -25,6 +26,9 @@ pub(super) struct Visible<R: Runtime> {
     queue: QueueOf<R>,
     offset: i64,
     entry: Entry,
+    store_time: WallMillis,
+    /// For the key index; `None` if it has to look itself.
+    keys: Option<KeyHashes>,
 }
 
 /// Makes records visible, in log order.
@@ -37,6 +41,7 @@ pub(super) struct Dispatcher<R: Runtime> {
     digest: u64,
     /// Topics deleted so far.
     deletions: u64,
+    feed: Feed,
 }
 
 impl<R: Runtime> Dispatcher<R> {
@@ -46,7 +51,13 @@ impl<R: Runtime> Dispatcher<R> {
             visible,
             digest,
             deletions: 0,
+            feed: Feed::default(),
         }
+    }
+
+    /// Keys of records that became visible, for the index to take.
+    pub(super) fn feed(&mut self) -> &mut Feed {
+        &mut self.feed
     }
 
     /// What a checkpoint may claim once it is durable.
@@ -94,6 +105,7 @@ struct Prepared {
     crc: u32,
     size: u64,
     tags_code: TagsCode,
+    keys: Option<KeyHashes>,
 }
 
 impl<R: Runtime> Store<R> {
@@ -264,6 +276,10 @@ impl<R: Runtime> Shared<R> {
             crc: message::body_crc(draft.body),
             size: size as u64,
             tags_code: TagsCode::of(draft.topic, draft.properties, &self.config.delay_levels_ms),
+            keys: match self.index {
+                Some(_) => KeyHashes::of(draft.topic, draft.properties.as_bytes()),
+                None => None,
+            },
         })
     }
 
@@ -308,6 +324,8 @@ impl<R: Runtime> Shared<R> {
                     queue: Arc::clone(&queue),
                     offset: placement.queue_offset,
                     entry,
+                    store_time,
+                    keys: prepared.keys,
                 });
                 last = Some(queue);
             }
@@ -366,6 +384,8 @@ impl<R: Runtime> Shared<R> {
                         queue,
                         offset: place.offset,
                         entry: place.entry,
+                        store_time: record.store_time,
+                        keys: None,
                     })
                 }
                 _ => None,
@@ -472,7 +492,21 @@ impl<R: Runtime> Shared<R> {
         self.confirmed.store(upto.end, Ordering::Release);
         let is_visible = |visible: &mut Visible<R>| visible.entry.end() <= upto.end;
         while let Some(visible) = dispatcher.waiting.pop_front_if(is_visible) {
-            let Visible { queue, offset, entry } = visible;
+            let Visible {
+                queue,
+                offset,
+                entry,
+                store_time,
+                keys,
+            } = visible;
+            if let Some(keys) = keys {
+                dispatcher.feed.push(Fed {
+                    position: entry.physical,
+                    end: entry.end(),
+                    store_time,
+                    keys,
+                });
+            }
             match queue.push(offset, entry) {
                 Pushed::First => self.queues.note_unwritten(&queue),
                 Pushed::Further => {}

@@ -9,7 +9,7 @@
 //! Entry 0 is never used. The slots follow from the entries alone, so that only entries, which are written in order, need
 //! to survive a crash. Source: `store/index/IndexFile.java`, `IndexHeader.java`.
 
-use crate::protocol::message::{RecordView, java_hash, java_hash_on};
+use crate::protocol::message::{java_hash, java_hash_on};
 use crate::protocol::properties;
 
 pub(crate) const HEADER_SIZE: u64 = 40;
@@ -22,14 +22,12 @@ pub(crate) fn key_hash(topic: &str, key: &str) -> u32 {
     stored_hash(java_hash_on(topic_hash(topic), key))
 }
 
-/// Hashes of the keys under which a record is found: its unique id, each of its keys, its tag (the key `T#tag`).
-pub(crate) fn index_hashes(record: &RecordView<'_>) -> impl Iterator<Item = u32> {
-    let topic = topic_hash(record.topic);
-    let unique = record.property(properties::UNIQUE_KEY).into_iter();
-    let keys = unique.chain(properties::keys(record.properties));
-    let tags = record
-        .tags()
-        .map(move |tag| java_hash_on(java_hash_on(topic, "T#"), tag));
+/// Hashes of the keys under which a record of that topic and with those properties is found: its unique id, each of its keys, its tag (the key `T#tag`).
+pub(crate) fn index_hashes(topic: &str, text: &[u8]) -> impl Iterator<Item = u32> {
+    let topic = topic_hash(topic);
+    let unique = properties::get(text, properties::UNIQUE_KEY).into_iter();
+    let keys = unique.chain(properties::keys(text));
+    let tags = properties::get(text, properties::TAGS).map(move |tag| java_hash_on(java_hash_on(topic, "T#"), tag));
     keys.map(move |key| java_hash_on(topic, key))
         .chain(tags)
         .map(stored_hash)

@@ -4,6 +4,7 @@
 //! an aid, not the truth: every hit is read from the log and compared. After a crash entries younger than the checkpoint
 //! are made again. Source: `store/index/IndexService.java`.
 
+mod feed;
 mod image;
 
 use std::collections::VecDeque;
@@ -21,10 +22,13 @@ use crate::protocol::message::{MAGIC_BLANK, RecordView};
 use crate::protocol::properties;
 use crate::runtime::{Disk, DiskError, File, OpenMode, Runtime, WallMillis};
 use crate::sync::{Notify, Progress, lock};
+pub(super) use feed::{Fed, Feed, KeyHashes};
 use image::{ENTRY_SIZE, HEADER_SIZE, Header, Image, IndexEntry, Shape, index_hashes, key_hash};
 
 /// Log bytes indexed between two pauses: short, since it runs among the connections' tasks.
 const TURN_SIZE: u64 = 64 << 10;
+/// Records indexed between two pauses when they need not be read.
+const TURN_COUNT: usize = 256;
 /// Encoded entries in memory from which they are written.
 const PENDING_BYTES_MAX: usize = 1 << 20;
 /// How long the index may trail when nobody asks, and how often it is made durable.
@@ -90,13 +94,13 @@ impl<F: File> Index<F> {
     }
 
     /// Gives the bytes of entries that are in memory alone, or the number of the first key for which there is no room.
-    fn put(&self, record: &RecordView<'_>, skip: usize) -> Result<usize, usize> {
+    fn put(&self, hashes: &[u32], position: u64, store_time: WallMillis, skip: usize) -> Result<usize, usize> {
         let mut files = lock(&self.files);
         let Some(current) = &mut files.current else {
             return Err(skip);
         };
-        for (index, hash) in index_hashes(record).enumerate().skip(skip) {
-            if !current.image.put(hash, record.physical_offset, record.store_time.0) {
+        for (index, hash) in hashes.iter().enumerate().skip(skip) {
+            if !current.image.put(*hash, position, store_time.0) {
                 return Err(index);
             }
         }
@@ -525,7 +529,9 @@ impl<R: Runtime> Shared<R> {
                 let is_missing = RecordView::parse(&bytes).is_ok_and(|record| {
                     use crate::protocol::message::sys_flag;
                     let is_undone = sys_flag::transaction(record.sys_flag) == sys_flag::ROLLBACK;
-                    indexed != Some(position) && !is_undone && index_hashes(&record).next().is_some()
+                    indexed != Some(position)
+                        && !is_undone
+                        && index_hashes(record.topic, record.properties).next().is_some()
                 });
                 if is_missing {
                     return Ok(false);
@@ -556,9 +562,17 @@ impl<R: Runtime> Shared<R> {
             _ => (log_start, 0),
         };
         let mut last_sync = self.runtime.mono();
+        let mut feed = Feed::default();
         loop {
             if position < self.confirmed() {
-                position = self.index_turn(index, position, std::mem::take(&mut skip)).await?;
+                if feed.is_empty() {
+                    std::mem::swap(&mut feed, lock(&self.dispatcher).feed());
+                }
+                position = match self.index_fed(index, position, skip, &mut feed).await? {
+                    Some(position) => position,
+                    None => self.index_turn(index, position, skip).await?,
+                };
+                skip = 0;
                 index.progress.advance(position);
                 self.runtime.yield_now().await;
             } else {
@@ -576,6 +590,34 @@ impl<R: Runtime> Shared<R> {
                 index.sync().await?;
             }
         }
+    }
+
+    /// Indexes some records from `position` on that were fed; the first one without its first `skip` keys. Gives the next position,
+    /// `None` if the one at `position` was not fed.
+    async fn index_fed(
+        &self,
+        index: &Index<super::FileOf<R>>,
+        position: u64,
+        mut skip: usize,
+        feed: &mut Feed,
+    ) -> Result<Option<u64>, StoreError> {
+        let mut next = None;
+        for _ in 0..TURN_COUNT {
+            let Some(record) = feed.take(next.unwrap_or(position)) else {
+                break;
+            };
+            let keys = record.keys.as_slice();
+            self.index_keys(
+                index,
+                keys,
+                record.position,
+                record.store_time,
+                std::mem::take(&mut skip),
+            )
+            .await?;
+            next = Some(record.end);
+        }
+        Ok(next)
     }
 
     /// Indexes some records from `position` on; the first one without its first `skip` keys. Gives the next position.
@@ -639,9 +681,21 @@ impl<R: Runtime> Shared<R> {
         if sys_flag::transaction(record.sys_flag) == sys_flag::ROLLBACK {
             return Ok(());
         }
-        let mut skip = skip;
+        let hashes: Vec<u32> = index_hashes(record.topic, record.properties).collect();
+        self.index_keys(index, &hashes, record.physical_offset, record.store_time, skip)
+            .await
+    }
+
+    async fn index_keys(
+        &self,
+        index: &Index<super::FileOf<R>>,
+        hashes: &[u32],
+        position: u64,
+        store_time: WallMillis,
+        mut skip: usize,
+    ) -> Result<(), StoreError> {
         let pending = loop {
-            match index.put(&record, skip) {
+            match index.put(hashes, position, store_time, skip) {
                 Ok(pending) => break pending,
                 Err(next_key) => skip = next_key,
             }
