@@ -12,6 +12,7 @@ use crate::protocol::message::{
     BLANK_SIZE, Draft, Placement, RECORD_FIXED_SIZE, body_crc, encode, encode_blank, sys_flag,
 };
 use crate::runtime::{Disk, DiskError, File, OpenMode, WallMillis};
+use crate::types::address::{Ipv4Addr, SocketAddr};
 
 const TOPIC: &str = "_";
 /// Smallest record of that topic, and the largest that is written in one piece.
@@ -86,20 +87,14 @@ fn sizes(room: u64) -> Vec<u64> {
 }
 
 fn filler(position: u64, size: u64, store_time: WallMillis) -> Vec<u8> {
-    let nowhere = std::net::SocketAddr::from(([0, 0, 0, 0], 0));
+    let nowhere = SocketAddr::from((Ipv4Addr::UNSPECIFIED, 0));
     let body = vec![0; (size - SIZE_MIN) as usize];
     let draft = Draft {
-        topic: TOPIC,
-        queue_id: 0,
-        flag: 0,
         sys_flag: sys_flag::ROLLBACK,
         born_time: store_time,
         born_host: nowhere,
         store_host: nowhere,
-        reconsume_times: 0,
-        prepared_transaction_offset: 0,
-        body: &body,
-        properties: "",
+        ..Draft::new(TOPIC, 0, &body)
     };
     let place = Placement {
         queue_offset: 0,
