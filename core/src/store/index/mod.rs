@@ -18,7 +18,7 @@ use futures_util::{FutureExt, pin_mut, select_biased};
 
 use super::disk::{list, make_dir, remove_if_present};
 use super::{Shared, Store, StoreError};
-use crate::protocol::message::{MAGIC_BLANK, RecordView};
+use crate::protocol::message::{MAGIC_BLANK, RecordView, sys_flag};
 use crate::protocol::properties;
 use crate::runtime::{Disk, DiskError, File, OpenMode, Runtime, WallMillis};
 use crate::sync::{Notify, Progress, lock};
@@ -269,10 +269,8 @@ impl<F: File> Index<F> {
                 let is_old = |sealed: &mut Sealed<F>| (sealed.header.end_position.max(0) as u64) < log_start;
                 files.sealed.pop_front_if(is_old)
             };
-            match oldest {
-                Some(oldest) => remove_if_present(disk, &oldest.path).await?,
-                None => return Ok(()),
-            }
+            let Some(oldest) = oldest else { return Ok(()) };
+            remove_if_present(disk, &oldest.path).await?;
         }
     }
 
@@ -526,14 +524,8 @@ impl<R: Runtime> Shared<R> {
                     continue;
                 }
                 let bytes = self.read_any(position, size as usize).await?;
-                let is_missing = RecordView::parse(&bytes).is_ok_and(|record| {
-                    use crate::protocol::message::sys_flag;
-                    let is_undone = sys_flag::transaction(record.sys_flag) == sys_flag::ROLLBACK;
-                    indexed != Some(position)
-                        && !is_undone
-                        && index_hashes(record.topic, record.properties).next().is_some()
-                });
-                if is_missing {
+                let has_keys = RecordView::parse(&bytes).is_ok_and(|record| hashes_of(&record).next().is_some());
+                if has_keys && indexed != Some(position) {
                     return Ok(false);
                 }
                 position += u64::from(size);
@@ -676,12 +668,7 @@ impl<R: Runtime> Shared<R> {
         let Ok(record) = RecordView::parse(bytes.chunk()) else {
             return Ok(());
         };
-        // Undone transactions are not found, prepared ones are.
-        use crate::protocol::message::sys_flag;
-        if sys_flag::transaction(record.sys_flag) == sys_flag::ROLLBACK {
-            return Ok(());
-        }
-        let hashes: Vec<u32> = index_hashes(record.topic, record.properties).collect();
+        let hashes: Vec<u32> = hashes_of(&record).collect();
         self.index_keys(index, &hashes, record.physical_offset, record.store_time, skip)
             .await
     }
@@ -748,6 +735,12 @@ impl<R: Runtime> Store<R> {
         }
         Ok(records)
     }
+}
+
+/// Hashes of the keys under which a record is found: none for an undone transaction; a prepared one is found.
+fn hashes_of(record: &RecordView<'_>) -> impl Iterator<Item = u32> {
+    let is_undone = sys_flag::transaction(record.sys_flag) == sys_flag::ROLLBACK;
+    index_hashes(record.topic, record.properties).filter(move |_| !is_undone)
 }
 
 /// Hashes collide: the record decides.
