@@ -46,10 +46,11 @@ pub(crate) async fn open_existing<D: Disk>(disk: &D, path: &Path) -> Result<Opti
     }
 }
 
-pub(crate) async fn remove_if_present<D: Disk>(disk: &D, path: &Path) -> Result<(), DiskError> {
+/// Whether there was such a file.
+pub(crate) async fn remove_if_present<D: Disk>(disk: &D, path: &Path) -> Result<bool, DiskError> {
     match disk.remove(path).await {
-        Err(error) if error.kind == DiskErrorKind::NotFound => Ok(()),
-        other => other,
+        Err(error) if error.kind == DiskErrorKind::NotFound => Ok(false),
+        other => other.map(|()| true),
     }
 }
 

@@ -199,11 +199,9 @@ impl<F: File> LogFiles<F> {
 
     /// Removes what an attempt to make the next file has left: whole as it looks, its length may never reach the device.
     pub(crate) async fn remove_half_made<D: Disk<File = F>>(&self, disk: &D) -> Result<(), DiskError> {
-        let path = self.folder.join(file_name(self.end()));
-        match disk.remove(&path).await {
-            Err(error) if error.kind == DiskErrorKind::NotFound => Ok(()),
-            Err(error) => Err(error),
-            Ok(()) => disk.sync_dir(&self.folder).await,
+        match remove_if_present(disk, &self.folder.join(file_name(self.end()))).await? {
+            true => disk.sync_dir(&self.folder).await,
+            false => Ok(()),
         }
     }
 
