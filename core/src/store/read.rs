@@ -90,16 +90,14 @@ impl<R: Runtime> Store<R> {
             return Hot::ColdEntries;
         };
         if let Some(taken) = shared.take_pieces(&mut selection) {
-            shared.note_walk(&selection, Found::Checked);
             return Hot::Got(selection.got(bounds, taken));
         }
         if shared.is_coming(&selection) {
             return Hot::ColdRecords;
         }
-        let Ok(Some((taken, found))) = shared.take_resident(&mut selection, form) else {
+        let Ok(Some(taken)) = shared.take_resident(&mut selection, form) else {
             return Hot::ColdRecords;
         };
-        shared.note_walk(&selection, found);
         Hot::Got(selection.got(bounds, taken))
     }
 
@@ -139,12 +137,10 @@ impl<R: Runtime> Store<R> {
         };
         shared.wait_for_piece(&selection).await;
         if let Some(taken) = shared.take_pieces(&mut selection) {
-            shared.note_walk(&selection, Found::Checked);
             return Ok(selection.got(bounds, taken));
         }
         // Only the queue's entries were cold, perhaps.
-        if let Ok(Some((taken, found))) = shared.take_resident(&mut selection, form) {
-            shared.note_walk(&selection, found);
+        if let Ok(Some(taken)) = shared.take_resident(&mut selection, form) {
             return Ok(selection.got(bounds, taken));
         }
         if !shared.note_walk(&selection, Found::Cold) {
@@ -306,7 +302,8 @@ impl<R: Runtime> Shared<R> {
         Ok(filter.with_extension(known.await))
     }
 
-    /// Takes the selection's records as far as they were read ahead, and cuts it there. `None` if the first one was not.
+    /// Takes the selection's records as far as they were read ahead, cuts it there, and tells the walkers. `None` if the first one
+    /// was not.
     fn take_pieces(&self, selection: &mut Selection<'_>) -> Option<Taken> {
         if !self.has_walkers.load(Ordering::Relaxed) {
             return None;
@@ -321,6 +318,7 @@ impl<R: Runtime> Shared<R> {
         if from_memory {
             self.trust_all(&selection.picked);
         }
+        self.note_walk(selection, Found::Checked);
         Some(taken)
     }
 
@@ -342,26 +340,26 @@ impl<R: Runtime> Shared<R> {
         }
     }
 
-    /// Takes the selection's records as far as they are in memory, and cuts it there. `None` if the first one is not.
-    fn take_resident(&self, selection: &mut Selection<'_>, form: Form) -> Result<Option<(Taken, Found)>, DiskError> {
+    /// Takes the selection's records as far as they are in memory, cuts it there, and tells the walkers. `None` if the first one is
+    /// not.
+    fn take_resident(&self, selection: &mut Selection<'_>, form: Form) -> Result<Option<Taken>, DiskError> {
         let Some(first) = selection.picked.first() else {
-            return Ok(Some((Taken::default(), Found::Checked)));
+            return Ok(Some(Taken::default()));
         };
         let is_trusted = self.trusts(first.start, first.end());
-        let found = if is_trusted { Found::Checked } else { Found::Unchecked };
-        if !is_trusted || form == Form::Copies {
-            return Ok(self.copy_resident(selection)?.map(|taken| (taken, found)));
+        let taken = match is_trusted && form != Form::Copies {
+            true => self.slice_resident(selection)?,
+            false => self.copy_resident(selection)?,
+        };
+        if taken.is_some() {
+            let found = if is_trusted { Found::Checked } else { Found::Unchecked };
+            self.note_walk(selection, found);
         }
-        let taken = self.slice_resident(selection)?;
-        if taken.count == 0 {
-            return Ok(None);
-        }
-        selection.keep(taken.count);
-        Ok(Some((taken, found)))
+        Ok(taken)
     }
 
     /// Slices of what this process wrote or checked.
-    fn slice_resident(&self, selection: &Selection<'_>) -> Result<Taken, DiskError> {
+    fn slice_resident(&self, selection: &mut Selection<'_>) -> Result<Option<Taken>, DiskError> {
         let mut taken = Taken::default();
         let (start, end) = selection.span().unwrap_or_default();
         let all = end - start <= SPAN_SIZE_MAX
@@ -377,7 +375,11 @@ impl<R: Runtime> Shared<R> {
             taken.count += run.len();
             taken.bytes += size;
         }
-        Ok(taken)
+        if taken.count == 0 {
+            return Ok(None);
+        }
+        selection.keep(taken.count);
+        Ok(Some(taken))
     }
 
     /// Copies of what may have come from the device, checked.
