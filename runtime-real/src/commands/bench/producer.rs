@@ -136,16 +136,7 @@ pub(super) async fn run(arguments: Arguments, real: Real) -> anyhow::Result<bool
     } else {
         Kind::Plain
     };
-    let mut last = Totals::default();
-    let measured = measure(shared, sending, kind, &real, |counts, window| {
-        let (now, time) = (Totals::of(counts), report::time_text(load::wall_millis()));
-        println!(
-            "{}",
-            line(&format!("Current Time: {time}"), counts, now.since(last), window)
-        );
-        last = now;
-    })
-    .await?;
+    let measured = measure(shared, sending, kind, &real, every_window(line)).await?;
     let (counts, used) = (&measured.counts, &measured.used);
     let start = format!("[Complete] Send Total: {}", counts.messages);
     println!(
@@ -179,23 +170,22 @@ pub(super) async fn run_batch(arguments: BatchArguments, real: Real) -> anyhow::
         sending.trace,
         sending.acl
     );
+    let line = every_window(|start, counts, part, window| batch_line(start, counts, part, *batch_size, window));
+    let measured = measure(shared, sending, Kind::Batch(*batch_size), &real, line).await?;
+    finish("orrery bench batch", shared, &measured)
+}
+
+/// Prints a line for each window of a run.
+fn every_window(line: impl Fn(&str, &Counts, Totals, Duration) -> String) -> impl FnMut(&Counts, Duration) {
     let mut last = Totals::default();
-    let measured = measure(shared, sending, Kind::Batch(*batch_size), &real, |counts, window| {
+    move |counts, window| {
         let (now, time) = (Totals::of(counts), report::time_text(load::wall_millis()));
         println!(
             "{}",
-            batch_line(
-                &format!("Current Time: {time}"),
-                counts,
-                now.since(last),
-                *batch_size,
-                window
-            )
+            line(&format!("Current Time: {time}"), counts, now.since(last), window)
         );
         last = now;
-    })
-    .await?;
-    finish("orrery bench batch", shared, &measured)
+    }
 }
 
 fn finish(what: &'static str, shared: &Shared, measured: &Measured) -> anyhow::Result<bool> {
