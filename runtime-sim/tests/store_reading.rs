@@ -76,6 +76,16 @@ fn offsets(queue_id: i32, got: &Got) -> Vec<i64> {
     offsets.collect()
 }
 
+/// Pulls what follows, in order and without a gap, and goes on behind it.
+async fn pull(store: &Sim, queue_id: i32, next: &mut i64) -> Got {
+    let got = store.get(&request(queue_id, *next)).await.unwrap();
+    let shown = offsets(queue_id, &got);
+    assert_eq!(shown, (*next..got.next_offset).collect::<Vec<_>>());
+    assert!(got.next_offset > *next);
+    *next = got.next_offset;
+    got
+}
+
 #[test]
 fn a_reader_of_cold_records_gets_few_until_it_is_known_to_walk() {
     run(1, |world| async move {
@@ -87,12 +97,9 @@ fn a_reader_of_cold_records_gets_few_until_it_is_known_to_walk() {
         let mut counts = Vec::new();
         let mut next = 0;
         while next < COUNT {
-            let got = store.get(&request(0, next)).await.unwrap();
+            let got = pull(&store, 0, &mut next).await;
             assert_eq!(got.status, GetStatus::Found);
-            let shown = offsets(0, &got);
-            assert_eq!(shown, (next..got.next_offset).collect::<Vec<_>>());
             counts.push(got.count);
-            next = got.next_offset;
         }
         assert_eq!(counts[0], 8, "the limit for the disk");
         let (full, cut): (Vec<usize>, Vec<usize>) = counts[1..].iter().partition(|count| **count == 32);
@@ -145,10 +152,7 @@ fn a_walk_reads_each_record_from_the_device_once() {
         let mut next = [0; 2];
         while next[0] < COUNT {
             for (queue_id, next) in next.iter_mut().enumerate() {
-                let got = store.get(&request(queue_id as i32, *next)).await.unwrap();
-                let shown = offsets(queue_id as i32, &got);
-                assert_eq!(shown, (*next..got.next_offset).collect::<Vec<_>>());
-                *next = got.next_offset;
+                pull(&store, queue_id as i32, next).await;
             }
         }
         let read = world.disk_reads(node).1 - before;
@@ -203,12 +207,7 @@ fn whatever_is_evicted_whenever_each_queue_is_read_in_order() {
             let mut next = [0; 3];
             while next.iter().any(|next| *next < COUNT) {
                 for (queue_id, next) in next.iter_mut().enumerate().filter(|(_, next)| **next < COUNT) {
-                    let queue_id = queue_id as i32;
-                    let got = store.get(&request(queue_id, *next)).await.unwrap();
-                    let shown = offsets(queue_id, &got);
-                    assert_eq!(shown, (*next..got.next_offset).collect::<Vec<_>>());
-                    assert!(got.next_offset > *next);
-                    *next = got.next_offset;
+                    pull(&store, queue_id as i32, next).await;
                 }
             }
             store.close().await.unwrap();

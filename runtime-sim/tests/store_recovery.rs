@@ -47,17 +47,8 @@ struct Placed {
 async fn send(store: &Sim, topic: &str, queue_id: i32, body: &str) -> Placed {
     let properties = format!("KEYS\u{1}{body}\u{2}");
     let draft = Draft {
-        topic,
-        queue_id,
-        flag: 0,
-        sys_flag: 0,
-        born_time: WallMillis(1),
-        born_host: "127.0.0.1:1".parse().unwrap(),
-        store_host: "127.0.0.1:2".parse().unwrap(),
-        reconsume_times: 0,
-        prepared_transaction_offset: 0,
-        body: body.as_bytes(),
         properties: &properties,
+        ..Draft::new(topic, queue_id, body.as_bytes())
     };
     let appended = store.append_when_ready(&[draft]).await.expect("appended");
     store.write_pending().await.expect("written");
@@ -69,6 +60,15 @@ async fn send(store: &Sim, topic: &str, queue_id: i32, body: &str) -> Placed {
         offset: place.queue_offset,
         time: place.store_time,
     }
+}
+
+/// As many messages to one queue.
+async fn send_many(store: &Sim, count: usize) -> Vec<Placed> {
+    let mut placed = Vec::new();
+    for number in 0..count {
+        placed.push(send(store, "T", 0, &format!("message-{number}")).await);
+    }
+    placed
 }
 
 /// Offsets and bodies of a queue, from its first offset to its end.
@@ -181,10 +181,7 @@ fn a_bad_body_with_a_whole_record_behind_it_is_a_gap_for_ever() {
         let node = world.add_node("broker");
         let config = config();
         let (store, _) = open(&world.runtime(node), &config).await;
-        let mut placed = Vec::new();
-        for number in 0..10 {
-            placed.push(send(&store, "T", 0, &format!("message-{number}")).await);
-        }
+        let placed = send_many(&store, 10).await;
         let rt = end(&world, node, store, End::Killed).await;
         poke_log(&rt, placed[4].position + BODY_AT, b"!").await;
         poke_log(&rt, placed[5].position + BODY_AT, b"!").await;
@@ -244,10 +241,7 @@ fn a_broken_frame_above_the_checkpoint_ends_the_log() {
         let node = world.add_node("broker");
         let config = config();
         let (store, _) = open(&world.runtime(node), &config).await;
-        let mut placed = Vec::new();
-        for number in 0..10 {
-            placed.push(send(&store, "T", 0, &format!("message-{number}")).await);
-        }
+        let placed = send_many(&store, 10).await;
         let rt = end(&world, node, store, End::Killed).await;
         poke_log(&rt, placed[6].position, &[0; 8]).await;
         let (store, recovery) = open(&rt, &config).await;
@@ -274,10 +268,7 @@ fn behind_a_broken_frame_below_the_checkpoint_the_next_known_start_goes_on() {
         let config = config();
         let (store, _) = open(&world.runtime(node), &config).await;
         send(&store, "Other", 0, "other").await;
-        let mut placed = Vec::new();
-        for number in 0..40 {
-            placed.push(send(&store, "T", 0, &format!("message-{number}")).await);
-        }
+        let placed = send_many(&store, 40).await;
         let last = send(&store, "Last", 0, "the only one").await;
         send(&store, "T", 0, "message-40").await;
         let rt = end(&world, node, store, End::Closed).await;

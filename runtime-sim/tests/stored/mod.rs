@@ -114,17 +114,8 @@ impl Message {
 
     pub(crate) fn draft(&self) -> Draft<'_> {
         Draft {
-            topic: self.queue.0,
-            queue_id: self.queue.1,
-            flag: 0,
-            sys_flag: 0,
-            born_time: WallMillis(1),
-            born_host: "127.0.0.1:1".parse().unwrap(),
-            store_host: "127.0.0.1:2".parse().unwrap(),
-            reconsume_times: 0,
-            prepared_transaction_offset: 0,
-            body: &self.body,
             properties: &self.properties,
+            ..Draft::new(self.queue.0, self.queue.1, &self.body)
         }
     }
 }
