@@ -190,6 +190,22 @@ fn a_topic_made_again_starts_anew_through_a_power_loss() {
     }
 }
 
+/// It cost two syncs: a million of wild requests, with deletions of unknown topics among them, took twice as long.
+#[test]
+fn deleting_a_topic_without_queues_changes_nothing_on_the_disk() {
+    run(2, |world| async move {
+        let node = world.add_node("broker");
+        let (store, _) = open(&world.runtime(node), config("/store")).await;
+        send(&store, "T", 0, "kept", "").await;
+        world.sleep(Duration::from_secs(2)).await;
+        let before = world.disk_changes(node);
+        store.delete_topic("Unknown").await.unwrap();
+        assert_eq!(world.disk_changes(node), before);
+        store.delete_topic("T").await.unwrap();
+        assert!(world.disk_changes(node) > before);
+    });
+}
+
 #[test]
 fn filters_and_look_ups_by_time_agree_with_a_list() {
     run(3, |world| async move {
