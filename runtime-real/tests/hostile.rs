@@ -324,15 +324,15 @@ impl Innocent {
 
     async fn send(&self, number: u64) {
         let header = SendHeader {
-            producer_group: Text::from_static("Innocent"),
-            topic: Text::from_static(TOPIC),
-            default_topic: Text::from_static("TBW102"),
+            producer_group: "Innocent",
+            topic: TOPIC,
+            default_topic: "TBW102",
             default_topic_queue_count: 1,
             queue_id: 0,
             sys_flag: 0,
             born_timestamp: 0,
             flag: 0,
-            properties: Text::new(),
+            properties: "",
             reconsume_times: 0,
             unit_mode: false,
             max_reconsume_times: None,

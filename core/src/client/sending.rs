@@ -19,7 +19,7 @@ use super::route::{Address, Faults, Route};
 use crate::protocol::code::{request, response};
 use crate::protocol::header::{SendHeader, SendResponseHeader};
 use crate::protocol::message::{BatchMessage, PROPERTIES_SIZE_MAX, encode_batch_message, java_hash, sys_flag};
-use crate::protocol::{Command, Text, properties};
+use crate::protocol::{Command, properties};
 use crate::runtime::Runtime;
 use crate::types::MessageQueue;
 
@@ -55,7 +55,7 @@ pub(super) struct Prepared<'a> {
     pub(super) code: i32,
     pub(super) sys_flag: i32,
     pub(super) flag: i32,
-    pub(super) properties: Text,
+    pub(super) properties: String,
     pub(super) body: Bytes,
     /// Only for messages that a consumer puts back.
     pub(super) reconsume_times: i32,
@@ -66,8 +66,6 @@ pub(super) struct Prepared<'a> {
 pub(super) struct Sending<R: Runtime> {
     pub(super) core: Arc<ClientCore<R>>,
     pub(super) config: ProducerConfig,
-    group: Text,
-    default_topic: Text,
     faults: Mutex<Faults>,
 }
 
@@ -75,8 +73,6 @@ impl<R: Runtime> Sending<R> {
     pub(super) fn new(core: Arc<ClientCore<R>>, config: ProducerConfig) -> Sending<R> {
         Sending {
             core,
-            group: Text::from(config.group.as_str()),
-            default_topic: Text::from(config.default_topic.as_str()),
             faults: Mutex::default(),
             config,
         }
@@ -103,7 +99,7 @@ impl<R: Runtime> Sending<R> {
             code: request::SEND_MESSAGE_V2,
             sys_flag,
             flag: message.flag,
-            properties: properties.into(),
+            properties,
             body,
             reconsume_times: 0,
             reconsume_count_max: None,
@@ -142,7 +138,7 @@ impl<R: Runtime> Sending<R> {
             code: request::SEND_BATCH_MESSAGE,
             sys_flag: 0,
             flag: 0,
-            properties: Text::new(),
+            properties: String::new(),
             body: body.into(),
             reconsume_times: 0,
             reconsume_count_max: None,
@@ -299,20 +295,20 @@ impl<R: Runtime> Sending<R> {
 
     fn command(&self, prepared: &Prepared<'_>, queue: &MessageQueue) -> Command {
         let header = SendHeader {
-            producer_group: self.group.clone(),
-            topic: Text::from(queue.topic.as_str()),
-            default_topic: self.default_topic.clone(),
+            producer_group: &self.config.group,
+            topic: &queue.topic,
+            default_topic: &self.config.default_topic,
             default_topic_queue_count: self.config.default_topic_queue_count,
             queue_id: queue.queue_id,
             sys_flag: prepared.sys_flag,
             born_timestamp: self.core.rt.wall().0,
             flag: prepared.flag,
-            properties: prepared.properties.clone(),
+            properties: &prepared.properties,
             reconsume_times: prepared.reconsume_times,
             unit_mode: false,
             max_reconsume_times: prepared.reconsume_count_max,
             batch: prepared.code == request::SEND_BATCH_MESSAGE,
-            broker_name: Some(Text::from(queue.broker_name.as_str())),
+            broker_name: Some(&queue.broker_name),
         };
         let mut command = Command::request(prepared.code).with_body(prepared.body.clone());
         header.write(&mut command.ext);

@@ -222,10 +222,10 @@ impl Script {
     fn send(&mut self, command: &Command) -> Command {
         let header = SendHeader::read(&command.ext).unwrap();
         let offset = self.append(
-            &header.topic,
+            header.topic,
             header.queue_id,
             &command.body,
-            &header.properties,
+            header.properties,
             header.reconsume_times,
         );
         let mut reply = Command::success(command);

@@ -4,7 +4,7 @@ use super::{Answer, Handlers, Receipt, ReceiptKind, Rejected, answer, client_han
 use crate::broker::operations::{Reason, Refusal, SendBackRequest, SendRequest, Turn};
 use crate::protocol::Command;
 use crate::protocol::code::{request, response};
-use crate::protocol::header::{SendBackHeader, SendView};
+use crate::protocol::header::{SendBackHeader, SendHeader};
 use crate::protocol::properties;
 use crate::protocol::send_reply::push_trace;
 use crate::remoting::Peer;
@@ -24,7 +24,7 @@ impl<R: Runtime> Handlers<R> {
     }
 
     async fn try_send(&self, peer: &Peer, command: &Command, turn: &mut Turn) -> Result<Answer, Rejected> {
-        let header = SendView::read(&command.ext)?;
+        let header = SendHeader::read(&command.ext)?;
         let send = SendRequest {
             topic: header.topic,
             default_topic: header.default_topic,

@@ -6,11 +6,11 @@ use crate::protocol::{ExtFields, Text};
 
 headers! {
     /// Codes 10, 310, 320, 324, 325. Reads the long and the one-letter names alike; [`SendHeader::write`] writes letters.
-    SendHeader {
-        "a" | "producerGroup" => producer_group: Text = Text::new(),
-        "b" | "topic" => topic: Text,
+    SendHeader<'a> {
+        "a" | "producerGroup" => producer_group: &'a str = "",
+        "b" | "topic" => topic: &'a str,
         /// Template topic for automatic creation.
-        "c" | "defaultTopic" => default_topic: Text = Text::from_static("TBW102"),
+        "c" | "defaultTopic" => default_topic: &'a str = "TBW102",
         "d" | "defaultTopicQueueNums" => default_topic_queue_count: i32 = 4,
         /// Negative: the broker picks a queue.
         "e" | "queueId" => queue_id: i32 = -1,
@@ -18,28 +18,13 @@ headers! {
         "g" | "bornTimestamp" => born_timestamp: i64 = 0,
         /// The application's own flag.
         "h" | "flag" => flag: i32 = 0,
-        "i" | "properties" => properties: Text = Text::new(),
+        "i" | "properties" => properties: &'a str = "",
         "j" | "reconsumeTimes" => reconsume_times: i32 = 0,
         "k" | "unitMode" => unit_mode: bool = false,
         "l" | "maxReconsumeTimes" => max_reconsume_times: Option<i32>,
         /// True with code 320; the C++ client sends a batch as code 10 with `1` here.
         "m" | "batch" => batch: bool = false,
-        "n" | "bname" => broker_name: Option<Text>,
-    }
-
-    /// What a broker looks at in a [`SendHeader`].
-    SendView<'a> {
-        "b" | "topic" => topic: &'a str,
-        "c" | "defaultTopic" => default_topic: &'a str = "TBW102",
-        "d" | "defaultTopicQueueNums" => default_topic_queue_count: i32 = 4,
-        "e" | "queueId" => queue_id: i32 = -1,
-        "f" | "sysFlag" => sys_flag: i32 = 0,
-        "g" | "bornTimestamp" => born_timestamp: i64 = 0,
-        "h" | "flag" => flag: i32 = 0,
-        "i" | "properties" => properties: &'a str = "",
-        "j" | "reconsumeTimes" => reconsume_times: i32 = 0,
-        "l" | "maxReconsumeTimes" => max_reconsume_times: Option<i32>,
-        "m" | "batch" => batch: bool = false,
+        "n" | "bname" => broker_name: Option<&'a str>,
     }
 
     /// Reply to every send that was stored, whatever its code.
@@ -130,18 +115,18 @@ headers! {
 /// The region that a broker without one announces.
 pub const DEFAULT_REGION: Text = Text::from_static("DefaultRegion");
 
-impl SendHeader {
+impl SendHeader<'_> {
     /// Appends the fields under their long names, for codes 10 and 324.
     pub fn write_long(&self, fields: &mut ExtFields) {
-        fields.push("producerGroup", &self.producer_group);
-        fields.push("topic", &self.topic);
-        fields.push("defaultTopic", &self.default_topic);
+        fields.push("producerGroup", self.producer_group);
+        fields.push("topic", self.topic);
+        fields.push("defaultTopic", self.default_topic);
         fields.push_integer("defaultTopicQueueNums", self.default_topic_queue_count.into());
         fields.push_integer("queueId", self.queue_id.into());
         fields.push_integer("sysFlag", self.sys_flag.into());
         fields.push_integer("bornTimestamp", self.born_timestamp);
         fields.push_integer("flag", self.flag.into());
-        fields.push("properties", &self.properties);
+        fields.push("properties", self.properties);
         fields.push_integer("reconsumeTimes", self.reconsume_times.into());
         fields.push_bool("unitMode", self.unit_mode);
         if let Some(times) = self.max_reconsume_times {
