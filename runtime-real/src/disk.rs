@@ -17,6 +17,10 @@
 //! kernel's own throttling, which would stop a worker for seconds, is not reached. The error of a background sync is
 //! kept and answers every later sync of that file: nobody may believe in bytes that the kernel has dropped.
 //!
+//! **Write-out.** What is appended to a file goes to the device in pieces of [`WRITE_OUT_BYTES`] soon after it was written
+//! (`sync_file_range`, on a thread of low priority). Left to an fdatasync or to the kernel, it would go in one long burst that holds a
+//! processor for milliseconds, with whatever request wants to run there waiting. It promises nothing: an fdatasync follows.
+//!
 //! **Mappings** are read-only, made on the first `read_hot` over the length the file has then, and made anew when a
 //! range lies beyond. An old mapping lives until its last slice drops; removing a file only unlinks it. Nothing here ever
 //! shrinks a file, so a mapped page always has a file block behind it.
@@ -29,6 +33,7 @@
 
 use std::fs::{self, File as StdFile, OpenOptions, TryLockError};
 use std::io::{self, ErrorKind, IoSlice};
+use std::os::fd::AsRawFd;
 use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
@@ -51,6 +56,8 @@ pub const DIRTY_BYTES_SOFT: u64 = 64 << 20;
 /// Written and not yet synced bytes of one file beyond which its writer waits for the disk. A quarter of a second of a disk
 /// that takes 1 GB/s, and far below the kernel's dirty limit on any machine that holds a broker.
 pub const DIRTY_BYTES_MAX: u64 = 256 << 20;
+/// Appended bytes that are handed to the device at once.
+const WRITE_OUT_BYTES: u64 = 1 << 20;
 /// Chunks of one `pwritev`.
 const SLICE_COUNT_MAX: usize = 64;
 /// Zeros of one write where the file system cannot zero a range by itself.
@@ -64,6 +71,8 @@ const ADVICE_COUNT_MAX: usize = 4;
 pub struct RealDisk {
     syncs: Arc<SyncThreads>,
     readers: Arc<Readers>,
+    /// Begins write-outs.
+    write_outs: Arc<SyncThreads>,
     advices: Arc<AtomicUsize>,
     counts: Arc<Counts>,
 }
@@ -76,6 +85,7 @@ impl Default for RealDisk {
                 threads: SyncThreads::for_reading(),
                 buffers: Arc::default(),
             }),
+            write_outs: Arc::new(SyncThreads::for_write_out()),
             advices: Arc::default(),
             counts: Arc::default(),
         }
@@ -114,6 +124,7 @@ impl Disk for RealDisk {
     async fn open(&self, path: &Path, mode: OpenMode) -> Result<RealFile, DiskError> {
         let (syncs, advices) = (Arc::clone(&self.syncs), Arc::clone(&self.advices));
         let (counts, readers) = (Arc::clone(&self.counts), Arc::clone(&self.readers));
+        let write_outs = Arc::clone(&self.write_outs);
         on_path(path, move |path| {
             let mut options = OpenOptions::new();
             options.read(true).write(true);
@@ -134,11 +145,13 @@ impl Disk for RealDisk {
                 written: AtomicU64::new(0),
                 synced: AtomicU64::new(0),
                 syncing: AtomicBool::new(false),
+                handed_out: AtomicU64::new(0),
                 lost: OnceLock::new(),
                 mapping: RwLock::new(Mapping::default()),
                 direct: DirectFile::default(),
                 readers,
                 syncs,
+                write_outs,
                 advices,
                 counts,
             })))
@@ -245,12 +258,15 @@ struct Shared {
     synced: AtomicU64,
     /// A background sync is under way.
     syncing: AtomicBool,
-    /// Why a background sync failed: what was written before it may be gone.
+    /// Where the next write-out begins: appended bytes before it are on their way to the device.
+    handed_out: AtomicU64,
+    /// Why a background sync or write-out failed: what was written before it may be gone.
     lost: OnceLock<DiskError>,
     mapping: RwLock<Mapping>,
     direct: DirectFile,
     readers: Arc<Readers>,
     syncs: Arc<SyncThreads>,
+    write_outs: Arc<SyncThreads>,
     /// Calls of all files that tell the kernel to read ahead.
     advices: Arc<AtomicUsize>,
     counts: Arc<Counts>,
@@ -362,8 +378,11 @@ impl File for RealFile {
         shared.len.fetch_max(offset + size, Ordering::AcqRel);
         let written = shared.written.fetch_add(size, Ordering::AcqRel) + size;
         let dirty = written.saturating_sub(shared.synced.load(Ordering::Acquire));
-        if dirty > DIRTY_BYTES_SOFT {
-            self.bound_dirty_bytes(dirty)?;
+        if dirty >= WRITE_OUT_BYTES {
+            self.write_out(offset + size);
+            if dirty > DIRTY_BYTES_SOFT {
+                self.bound_dirty_bytes(dirty)?;
+            }
         }
         Ok(())
     }
@@ -427,6 +446,27 @@ impl RealFile {
         let done = tokio::task::spawn_blocking(move || work(&shared).map_err(|error| shared.error(&error)));
         done.await
             .unwrap_or_else(|error| Err(self.0.error(&io::Error::other(error))))
+    }
+
+    /// Lets the whole pieces before `end` go to the device that have not gone yet.
+    fn write_out(&self, end: u64) {
+        let shared = &self.0;
+        let (from, until) = (shared.handed_out.load(Ordering::Acquire), end - end % WRITE_OUT_BYTES);
+        let exchanged = |from| {
+            shared
+                .handed_out
+                .compare_exchange(from, until, Ordering::AcqRel, Ordering::Acquire)
+        };
+        if from >= until || exchanged(from).is_err() {
+            return;
+        }
+        let shared = Arc::clone(shared);
+        drop(self.0.write_outs.run(move || {
+            if let Err(error) = shared.begin_write_out(from, until - from) {
+                log::error!("write-out: {error}");
+                let _ = shared.lost.set(error);
+            }
+        }));
     }
 
     #[cold]
@@ -554,6 +594,30 @@ impl Shared {
         self.file.sync_data().map_err(|error| self.error(&error))?;
         self.synced.fetch_max(upto, Ordering::AcqRel);
         Ok(())
+    }
+
+    /// Asks the kernel to write the dirty pages of a range; does not wait for the device, unless its queue is full. What the device then
+    /// reports is kept by the kernel for the next fdatasync.
+    fn begin_write_out(&self, from: u64, size: u64) -> Result<(), DiskError> {
+        let (Ok(from), Ok(size)) = (i64::try_from(from), i64::try_from(size)) else {
+            return Ok(());
+        };
+        // SAFETY: the call takes no pointer; the descriptor is that of the open file.
+        match unsafe { libc::sync_file_range(self.file.as_raw_fd(), from, size, libc::SYNC_FILE_RANGE_WRITE) } {
+            0 => Ok(()),
+            _ => match io::Error::last_os_error() {
+                // A file system that cannot: fdatasync does it all.
+                error
+                    if matches!(
+                        error.raw_os_error(),
+                        Some(libc::ENOSYS | libc::EOPNOTSUPP | libc::EINVAL | libc::ESPIPE)
+                    ) =>
+                {
+                    Ok(())
+                }
+                error => Err(self.error(&error)),
+            },
+        }
     }
 
     fn error(&self, error: &io::Error) -> DiskError {
@@ -704,6 +768,32 @@ mod tests {
             assert_eq!(
                 file.0.written.load(Ordering::Acquire),
                 file.0.synced.load(Ordering::Acquire)
+            );
+        });
+    }
+
+    #[test]
+    fn appended_bytes_go_out_in_whole_pieces_and_once() {
+        run(async |disk, dir| {
+            let file = disk.open(&dir.join("log"), OpenMode::New).await.unwrap();
+            let handed_out = || file.0.handed_out.load(Ordering::Acquire);
+            let group = vec![1_u8; 300_000];
+            let mut end = 0;
+            while end < 4 << 20 {
+                file.write_at(end, &[&group]).unwrap();
+                end += group.len() as u64;
+                assert_eq!(handed_out(), end - end % WRITE_OUT_BYTES, "at {end}");
+            }
+            let before = handed_out();
+            file.write_at(0, &[&group]).unwrap();
+            assert_eq!(handed_out(), before, "what was overwritten waits for its sync");
+            file.sync().await.unwrap();
+            file.write_at(end, &[&group]).unwrap();
+            file.write_at(end + 300_000, &[&group]).unwrap();
+            assert_eq!(
+                handed_out(),
+                before,
+                "less than a piece is not synced: nothing to hurry with"
             );
         });
     }

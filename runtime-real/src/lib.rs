@@ -14,10 +14,10 @@ mod read_once;
 mod sync_threads;
 mod zone;
 
-use std::future::Future;
+use std::future::{Future, poll_fn};
 use std::io;
 use std::net::SocketAddr;
-use std::pin::Pin;
+use std::pin::{Pin, pin};
 use std::sync::LazyLock;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::task::{Context, Poll};
@@ -25,11 +25,13 @@ use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use orrery_core::probe::Fact;
 use orrery_core::runtime::{Elapsed, Mono, NetError, Runtime, Task, TaskEnd, WallMillis};
+use rustix::process::{getpriority_process, setpriority_process};
 use tokio::runtime::Handle;
 use tokio::task::JoinHandle;
 
 pub use disk::{RealDisk, RealFile, RealLock};
 pub use net::{RealListener, RealReader, RealStream, RealWriter};
+use sync_threads::BACKGROUND_NICENESS;
 pub use sync_threads::SyncThreads;
 
 /// Origin of [`Runtime::mono`], the same for all handles of the process.
@@ -39,6 +41,8 @@ static ORIGIN: LazyLock<Instant> = LazyLock::new(Instant::now);
 #[derive(Clone)]
 pub struct Real {
     handle: Handle,
+    /// Where background tasks run.
+    background: Handle,
     disk: RealDisk,
 }
 
@@ -59,21 +63,42 @@ impl Real {
             builder.worker_threads(workers);
         }
         let runtime = builder.build()?;
-        let real = Real::on(runtime.handle().clone());
+        let background = background()?;
+        let mut real = Real::on(runtime.handle().clone());
+        real.background = background.handle().clone();
         let output = runtime.block_on(main(real));
         // A cold read still stuck in the kernel must not keep the process from ending.
         runtime.shutdown_timeout(Duration::from_secs(5));
+        background.shutdown_timeout(Duration::from_secs(5));
         Ok(output)
     }
 
-    /// A handle on a tokio runtime that somebody else owns.
+    /// A handle on a tokio runtime that somebody else owns; background tasks run on it like all others.
     pub fn on(handle: Handle) -> Real {
         LazyLock::force(&ORIGIN);
         Real {
+            background: handle.clone(),
             handle,
             disk: RealDisk::default(),
         }
     }
+}
+
+/// One thread of lower priority, apart from the workers: the kernel may take a processor from it while it is busy, without a
+/// connection waiting in its queue.
+fn background() -> io::Result<tokio::runtime::Runtime> {
+    // Fixed here: a thread that one of its threads starts inherits the value.
+    let niceness = getpriority_process(None)? + BACKGROUND_NICENESS;
+    tokio::runtime::Builder::new_multi_thread()
+        .enable_all()
+        .worker_threads(1)
+        .thread_name("orrery-behind")
+        .on_thread_start(move || {
+            if let Err(error) = setpriority_process(None, niceness) {
+                log::warn!("the background thread keeps its priority: {error}");
+            }
+        })
+        .build()
 }
 
 impl Runtime for Real {
@@ -120,6 +145,25 @@ impl Runtime for Real {
         F::Output: Send + 'static,
     {
         RealTask(self.handle.spawn(future))
+    }
+
+    fn spawn_background<F>(&self, _name: &'static str, future: F) -> RealTask<F::Output>
+    where
+        F: Future + Send + 'static,
+        F::Output: Send + 'static,
+    {
+        RealTask(self.background.spawn(async move {
+            let mut future = pin!(future);
+            poll_fn(|context| {
+                let polled = future.as_mut().poll(context);
+                if polled.is_pending() {
+                    // A low priority alone decides at the next tick only, 4 ms later.
+                    std::thread::yield_now();
+                }
+                polled
+            })
+            .await
+        }))
     }
 
     fn yield_now(&self) -> impl Future<Output = ()> + Send {
@@ -193,5 +237,27 @@ pub(crate) fn wall_millis(time: SystemTime) -> i64 {
     match time.duration_since(UNIX_EPOCH) {
         Ok(after) => i64::try_from(after.as_millis()).unwrap_or(i64::MAX),
         Err(before) => i64::try_from(before.duration().as_millis()).map_or(i64::MIN, |millis| -millis),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_background_task_runs_beside_the_workers_with_lower_priority() {
+        let nice = || getpriority_process(None).unwrap();
+        let (usual, background, reading) = Real::run(Some(1), async |real| {
+            let usual = real.spawn("usual", async move { nice() }).await.unwrap();
+            let background = real.spawn_background("background", async move {
+                tokio::task::yield_now().await;
+                (nice(), tokio::task::spawn_blocking(nice).await.unwrap())
+            });
+            let (background, reading) = background.await.unwrap();
+            (usual, background, reading)
+        })
+        .unwrap();
+        assert_eq!(background, (usual + BACKGROUND_NICENESS).min(19));
+        assert_eq!(reading, background, "what it waits for is no more urgent");
     }
 }

@@ -2,7 +2,7 @@
 //!
 //! They are apart from tokio's blocking pool, so that a group commit never queues behind cold reads. At most
 //! [`THREAD_COUNT_MAX`] sync and [`READER_COUNT_MAX`] read; each ends when the disk handle and all its files are gone. Those that read
-//! also check what they read, at a lower priority than the workers that serve requests.
+//! also check what they read, at a lower priority than the workers that serve requests; so does the one that begins write-outs.
 
 use std::collections::VecDeque;
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
@@ -14,8 +14,8 @@ const THREAD_COUNT_MAX: usize = 4;
 
 /// Reads under way at the same time, each of up to some MiB.
 const READER_COUNT_MAX: usize = 2;
-/// What a reader is nicer than other threads: it gets about a third of what a worker gets that wants the same core.
-const READER_NICENESS: i32 = 5;
+/// What threads are nicer than others that no request waits for: one gets about a third of what a worker gets that wants the same core.
+pub(crate) const BACKGROUND_NICENESS: i32 = 5;
 
 type Job = Box<dyn FnOnce() + Send>;
 
@@ -60,7 +60,16 @@ impl SyncThreads {
         SyncThreads::of_kind(Kind {
             name: "read",
             count_max: READER_COUNT_MAX,
-            niceness: READER_NICENESS,
+            niceness: BACKGROUND_NICENESS,
+        })
+    }
+
+    /// A single thread that begins write-outs: calls that wait for nothing but a full queue of the device.
+    pub(crate) fn for_write_out() -> SyncThreads {
+        SyncThreads::of_kind(Kind {
+            name: "out",
+            count_max: 1,
+            niceness: BACKGROUND_NICENESS,
         })
     }
 
@@ -127,7 +136,7 @@ impl Shared {
         if self.kind.niceness != 0
             && let Err(error) = rustix::process::setpriority_process(None, self.kind.niceness)
         {
-            log::warn!("threads that read ahead keep their priority: {error}");
+            log::warn!("threads {} keep their priority: {error}", self.kind.name);
         }
         let mut state = self.lock();
         loop {

@@ -432,6 +432,13 @@ pub async fn a_task_returns_its_value<R: Runtime>(stage: Stage<R>) {
     });
     assert!(!task.is_finished());
     assert_eq!(task.await, Ok(42));
+    let rt = stage.server.clone();
+    let task = stage.server.spawn_background("background", async move {
+        rt.yield_now().await;
+        rt.sleep(Duration::from_millis(5)).await;
+        43
+    });
+    assert_eq!(task.await, Ok(43));
     let task = stage.server.spawn("quick", async {});
     stage.server.sleep(Duration::from_millis(50)).await;
     assert!(task.is_finished());

@@ -63,6 +63,16 @@ pub trait Runtime: Clone + Send + Sync + 'static {
         F: Future + Send + 'static,
         F::Output: Send + 'static;
 
+    /// As [`spawn`](Runtime::spawn), for work that takes much processor time and that no request waits for: it yields the
+    /// processor to all other tasks of this node where the runtime can arrange it. Elsewhere it is `spawn`.
+    fn spawn_background<F>(&self, name: &'static str, future: F) -> Self::Task<F::Output>
+    where
+        F: Future + Send + 'static,
+        F::Output: Send + 'static,
+    {
+        self.spawn(name, future)
+    }
+
     /// Lets other tasks of this node run.
     fn yield_now(&self) -> impl Future<Output = ()> + Send;
 

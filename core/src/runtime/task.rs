@@ -52,11 +52,23 @@ impl<R: Runtime> TaskSet<R> {
     where
         F: Future<Output = ()> + Send + 'static,
     {
+        self.add(runtime.spawn(name, future));
+    }
+
+    /// As [`spawn`](TaskSet::spawn), by [`Runtime::spawn_background`].
+    pub fn spawn_background<F>(&mut self, runtime: &R, name: &'static str, future: F)
+    where
+        F: Future<Output = ()> + Send + 'static,
+    {
+        self.add(runtime.spawn_background(name, future));
+    }
+
+    fn add(&mut self, task: R::Task<()>) {
         if self.tasks.len() >= self.reap_at {
             self.tasks.retain(|task| !task.is_finished());
             self.reap_at = (self.tasks.len() * 2).max(Self::REAP_COUNT_MIN);
         }
-        self.tasks.push(runtime.spawn(name, future));
+        self.tasks.push(task);
     }
 
     pub fn len(&self) -> usize {

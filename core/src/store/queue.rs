@@ -23,8 +23,8 @@ use crate::sync::lock;
 const TAIL_KEPT: usize = 64;
 /// Bytes behind the last entry that are looked at for leftovers.
 const LOOK_SIZE: u64 = 64 << 10;
-/// Entries written in one piece.
-const WRITE_COUNT_MAX: usize = 16 * 1024;
+/// Entries written in one piece: 80 KiB. A record that becomes visible meanwhile waits for its encoding.
+const WRITE_COUNT_MAX: usize = 4 * 1024;
 
 /// Entries looked at in one step when they are in a file: 1280 bytes.
 const VISIT_COUNT: usize = 64;

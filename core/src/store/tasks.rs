@@ -29,13 +29,13 @@ pub(super) fn start<R: Runtime>(shared: &Arc<Shared<R>>) -> TaskSet<R> {
     tasks.spawn(runtime, "store-write", write_loop(Arc::clone(shared)));
     tasks.spawn(runtime, "store-files", files_loop(Arc::clone(shared)));
     tasks.spawn(runtime, "store-zeros", zeros_loop(Arc::clone(shared)));
-    tasks.spawn(runtime, "store-queues", queues_loop(Arc::clone(shared)));
+    tasks.spawn_background(runtime, "store-queues", queues_loop(Arc::clone(shared)));
     tasks.spawn(runtime, "store-clean", clean_loop(Arc::clone(shared)));
     for _ in 0..READER_COUNT {
         tasks.spawn(runtime, "store-read-ahead", read_ahead_loop(Arc::clone(shared)));
     }
     if shared.index.is_some() {
-        tasks.spawn(runtime, "store-index", index_loop(Arc::clone(shared)));
+        tasks.spawn_background(runtime, "store-index", index_loop(Arc::clone(shared)));
     }
     tasks
 }
