@@ -788,8 +788,11 @@ mod tests {
             file.write_at(0, &[&group]).unwrap();
             assert_eq!(handed_out(), before, "what was overwritten waits for its sync");
             file.sync().await.unwrap();
-            file.write_at(end, &[&group]).unwrap();
-            file.write_at(end + 300_000, &[&group]).unwrap();
+            for _ in 0..4 {
+                file.write_at(end, &[&group[..262_000]]).unwrap();
+                end += 262_000;
+            }
+            assert!(end > before + WRITE_OUT_BYTES);
             assert_eq!(
                 handed_out(),
                 before,
