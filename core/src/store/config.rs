@@ -39,7 +39,7 @@ pub struct StoreConfig {
     /// Period in which consume queue entries go from memory to their files. Default 1 s.
     pub queue_flush_interval: Duration,
     /// Period of syncing the consume queues and writing the checkpoint behind it: recovery after a crash starts there.
-    /// Default 5 s.
+    /// Default 5 s; every turn of `queue_flush_interval` once 128 MiB are behind it.
     pub checkpoint_interval: Duration,
     /// Largest record in bytes. Default 4 MiB body + 64 KiB. Larger ones are refused.
     pub record_size_max: usize,

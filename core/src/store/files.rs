@@ -237,22 +237,6 @@ impl<F: File> LogFiles<F> {
         Ok(cut_bytes)
     }
 
-    /// Writes `[from, until)` over itself and syncs.
-    pub(crate) async fn write_again(&self, from: u64, until: u64) -> Result<(), DiskError> {
-        for log_file in self.covering(from, until) {
-            let mut at = from.max(log_file.start);
-            let end = until.min(log_file.start + self.file_size);
-            while at < end {
-                let size = (end - at).min(SEARCH_SIZE);
-                let bytes = log_file.file.read(at - log_file.start, size as usize).await?;
-                log_file.file.write_at(at - log_file.start, &[&bytes])?;
-                at += size;
-            }
-            log_file.file.sync().await?;
-        }
-        Ok(())
-    }
-
     fn last_at_or_behind(&self, cut: u64) -> Option<LogFile<F>> {
         self.read_lock()
             .back()

@@ -16,7 +16,7 @@ use std::sync::Arc;
 use bytes::{Buf, Bytes};
 
 use super::dispatch::{Place, places};
-use super::files::LogFiles;
+use super::files::{LogFile, LogFiles};
 use super::layout::{Entry, is_folder_name};
 use super::load::LoadedQueue;
 use super::queue::{Pushed, Queue, topic_hash};
@@ -24,12 +24,14 @@ use super::queues::QueueTable;
 use super::salvage::Hole;
 use super::scan::{Step, step};
 use super::{Gap, Recovery, StoreConfig};
-use crate::protocol::message::RecordView;
+use crate::protocol::message::{BLANK_SIZE, RecordView};
 use crate::runtime::{Disk, DiskError, File, WallMillis};
 
 /// Bytes read at once: at first, since often nothing is there, and later.
 const FIRST_READ_SIZE: u64 = 64 << 10;
 const LOG_READ_SIZE: u64 = 1 << 20;
+/// Bytes that the device is to fetch behind them meanwhile.
+const READ_AHEAD_SIZE: u64 = 4 << 20;
 /// Entries after which the queues are written out: bounds memory.
 const WRITE_OUT_COUNT: u64 = 1 << 17;
 /// Missing offsets in the middle of a queue that are filled. More are no gap but nonsense: the record is left out.
@@ -81,8 +83,39 @@ pub(crate) struct Replay<'a, D: Disk> {
     pushed: u64,
     /// Records before this are followed by a whole one.
     vouched: u64,
-    /// Up to here the log was written again.
+    /// Up to here the log was written again, and synced.
     written_again: u64,
+    synced_again: u64,
+}
+
+/// A stretch of a log file that was read in one go.
+#[derive(Default)]
+struct Piece {
+    start: u64,
+    bytes: Vec<u8>,
+}
+
+impl Piece {
+    /// What is there from `position` on.
+    fn behind(&self, position: u64) -> &[u8] {
+        let within = position.checked_sub(self.start).map(|within| within as usize);
+        within.and_then(|within| self.bytes.get(within..)).unwrap_or(&[])
+    }
+
+    /// Reads another one into the same memory: without a change of threads as far as the page cache has it.
+    async fn read<F: File>(&mut self, log_file: &LogFile<F>, position: u64, size: u64) -> Result<(), DiskError> {
+        let within = position - log_file.start;
+        self.start = position;
+        self.bytes.resize(size as usize, 0);
+        if log_file.file.read_resident(within, &mut self.bytes)? {
+            return Ok(());
+        }
+        let ahead = (log_file.file.len() - within - size).min(READ_AHEAD_SIZE);
+        log_file.file.will_read(within + size, ahead as usize);
+        let bytes = log_file.file.read(within, size as usize).await?;
+        self.bytes.copy_from_slice(&bytes);
+        Ok(())
+    }
 }
 
 impl<'a, D: Disk> Replay<'a, D> {
@@ -109,11 +142,14 @@ impl<'a, D: Disk> Replay<'a, D> {
             pushed: 0,
             vouched: 0,
             written_again: 0,
+            synced_again: 0,
         }
     }
 
     pub(crate) fn start_over(&mut self) {
         self.is_full = true;
+        self.written_again = 0;
+        self.synced_again = 0;
         self.recovery.damaged.clear();
         self.recovery.lost.clear();
         self.recovery.gaps.clear();
@@ -126,12 +162,12 @@ impl<'a, D: Disk> Replay<'a, D> {
     pub(crate) async fn run(&mut self, from: u64, queues: &QueueTable<D::File>) -> Result<ReplayEnd, DiskError> {
         let file_size = self.files.file_size();
         let mut position = from;
-        let mut buffer = Bytes::new();
+        let mut piece = Piece::default();
         let mut read_size = FIRST_READ_SIZE;
-        while let Some(log_file) = self.files.at(position) {
-            let room = log_file.start + file_size - position;
-            let bytes = buffer.clone();
-            let (record, is_damaged) = match step(&bytes, position, room) {
+        let mut log_file = self.files.at(from);
+        while let Some(here) = &log_file {
+            let room = here.start + file_size - position;
+            let (record, is_damaged) = match step(piece.behind(position), position, room) {
                 Step::Record(record) => (record, false),
                 Step::Doubtful(record) => {
                     let end = position + record.size() as u64;
@@ -143,19 +179,22 @@ impl<'a, D: Disk> Replay<'a, D> {
                     (record, true)
                 }
                 Step::Blank => {
+                    self.write_again(&piece, position + room.min(BLANK_SIZE as u64))?;
                     position += room;
-                    buffer.clear();
+                    log_file = self.files.at(position);
                     continue;
                 }
                 Step::More(size) => {
+                    self.write_again(&piece, position)?;
                     let size = (size as u64).max(read_size).min(room);
-                    buffer = log_file.file.read(position - log_file.start, size as usize).await?;
+                    piece.read(here, position, size).await?;
                     read_size = LOG_READ_SIZE;
                     continue;
                 }
                 Step::Broken => match self.next_start(position).await? {
                     Some(next) => {
                         log::error!("no record can be made out from {position} to {next}: what was there is lost");
+                        self.write_again(&piece, position)?;
                         self.recovery.lost.push((position, next));
                         self.holes.push(Hole {
                             from: position,
@@ -166,7 +205,7 @@ impl<'a, D: Disk> Replay<'a, D> {
                             return Ok(ReplayEnd::Gap);
                         }
                         position = next;
-                        buffer.clear();
+                        log_file = self.files.at(position);
                         continue;
                     }
                     None => break,
@@ -176,21 +215,25 @@ impl<'a, D: Disk> Replay<'a, D> {
                 return Ok(ReplayEnd::Gap);
             }
             position += record.size() as u64;
-            buffer.advance(record.size());
+            if position == here.start + file_size {
+                log_file = self.files.at(position);
+            }
             if self.pushed >= WRITE_OUT_COUNT {
                 self.pushed = 0;
+                self.write_again(&piece, position)?;
                 self.write_out(from, position, queues).await?;
             }
         }
         self.recovery.log_end = position;
         self.recovery.scanned_bytes = position - from;
-        self.write_again(from, position).await?;
+        self.write_again(&piece, position)?;
+        self.sync_again(from, position).await?;
         Ok(ReplayEnd::Found)
     }
 
     /// Entries go to files only once their records are on the device for sure.
     async fn write_out(&mut self, from: u64, position: u64, queues: &QueueTable<D::File>) -> Result<(), DiskError> {
-        self.write_again(from, position).await?;
+        self.sync_again(from, position).await?;
         for queue in queues.take_unwritten() {
             queue.write_out(self.disk, u64::MAX).await?;
         }
@@ -199,18 +242,40 @@ impl<'a, D: Disk> Replay<'a, D> {
 
     /// Up to the durable position the checkpoint vouches for the device. What is behind may be in the page cache alone, and
     /// marked clean there by a sync that failed: only writing it again makes a sync mean something.
-    async fn write_again(&mut self, from: u64, until: u64) -> Result<(), DiskError> {
-        if self.is_clean {
-            return Ok(());
+    fn doubted_from(&self) -> Option<u64> {
+        match self.durable {
+            _ if self.is_clean => None,
+            Durable::Below(durable) => Some(durable),
+            Durable::StoredBefore(_) => Some(0),
         }
-        let durable = match self.durable {
-            Durable::Below(durable) => durable,
-            Durable::StoredBefore(_) => 0,
+    }
+
+    /// Writes what was read over itself, up to `until`.
+    fn write_again(&mut self, piece: &Piece, until: u64) -> Result<(), DiskError> {
+        let Some(doubted) = self.doubted_from() else {
+            return Ok(());
         };
-        let begin = from.max(durable).max(self.written_again);
-        if begin < until {
-            self.files.write_again(begin, until).await?;
+        let from = piece.start.max(doubted).max(self.written_again);
+        let until = until.min(piece.start + piece.bytes.len() as u64);
+        if from < until {
+            let within = (from - piece.start) as usize..(until - piece.start) as usize;
+            self.files.write(from, &piece.bytes[within])?;
             self.written_again = until;
+        }
+        Ok(())
+    }
+
+    /// What was written again in `[from, until)` is on the device when it returns.
+    async fn sync_again(&mut self, from: u64, until: u64) -> Result<(), DiskError> {
+        let Some(doubted) = self.doubted_from() else {
+            return Ok(());
+        };
+        let from = from.max(doubted).max(self.synced_again);
+        if from < until {
+            for log_file in self.files.covering(from, until) {
+                log_file.file.sync().await?;
+            }
+            self.synced_again = until;
         }
         Ok(())
     }
@@ -385,7 +450,6 @@ impl<'a, D: Disk> Replay<'a, D> {
 
     fn push(&mut self, queue: &Arc<Queue<D::File>>, place: &Place<'_>, queues: &QueueTable<D::File>) -> ReplayEnd {
         self.pushed += 1;
-        let bounds = queue.bounds();
         match queue.push(place.offset, place.entry) {
             Pushed::First => queues.note_unwritten(queue),
             Pushed::Further | Pushed::Gone => {}
@@ -403,34 +467,45 @@ impl<'a, D: Disk> Replay<'a, D> {
                 place.topic,
                 place.queue_id
             ),
-            Pushed::Gap if bounds.min == bounds.max => {
-                queue.start_at(place.offset);
-                queue.push(place.offset, place.entry);
-                queues.note_unwritten(queue);
-            }
-            Pushed::Gap if !self.is_full => return ReplayEnd::Gap,
-            Pushed::Gap if place.offset - bounds.max <= FILL_COUNT_MAX => {
-                for offset in bounds.max..place.offset {
-                    queue.push(offset, Entry::FILLER);
-                    self.gap(&Place {
-                        topic: place.topic,
-                        queue_id: place.queue_id,
-                        offset,
-                        entry: Entry::FILLER,
-                    });
-                }
-                queue.push(place.offset, place.entry);
-                queues.note_unwritten(queue);
-            }
-            Pushed::Gap => log::warn!(
+            Pushed::Gap => return self.push_behind_gap(queue, place, queues),
+        }
+        ReplayEnd::Found
+    }
+
+    /// The queue ends before the place's offset, or has no entry at all.
+    fn push_behind_gap(
+        &mut self,
+        queue: &Arc<Queue<D::File>>,
+        place: &Place<'_>,
+        queues: &QueueTable<D::File>,
+    ) -> ReplayEnd {
+        let bounds = queue.bounds();
+        if bounds.min == bounds.max {
+            queue.start_at(place.offset);
+        } else if !self.is_full {
+            return ReplayEnd::Gap;
+        } else if place.offset - bounds.max > FILL_COUNT_MAX {
+            log::warn!(
                 "record at {} names offset {} of {}-{}, which ends at {}",
                 place.entry.physical,
                 place.offset,
                 place.topic,
                 place.queue_id,
                 bounds.max
-            ),
+            );
+            return ReplayEnd::Found;
         }
+        for offset in queue.bounds().max..place.offset {
+            queue.push(offset, Entry::FILLER);
+            self.gap(&Place {
+                topic: place.topic,
+                queue_id: place.queue_id,
+                offset,
+                entry: Entry::FILLER,
+            });
+        }
+        queue.push(place.offset, place.entry);
+        queues.note_unwritten(queue);
         ReplayEnd::Found
     }
 }

@@ -22,6 +22,9 @@ use crate::sync::{Watch, lock};
 /// Pause before an operation that failed for want of space (or the like) is tried again.
 const RETRY_PAUSE: Duration = Duration::from_secs(1);
 
+/// Bytes behind the checkpoint after which a new one is due: bounds what a start after a kill reads, however fast the log grows.
+const CHECKPOINT_BYTES_MAX: u64 = 128 << 20;
+
 pub(super) fn start<R: Runtime>(shared: &Arc<Shared<R>>) -> TaskSet<R> {
     let mut tasks = TaskSet::new();
     let runtime = &shared.runtime;
@@ -131,7 +134,9 @@ async fn queues_loop<R: Runtime>(shared: Arc<Shared<R>>) {
         }
         let mut result = shared.write_queues(&mut unsynced).await;
         let now = shared.runtime.mono();
-        if result.is_ok() && now.since(last_checkpoint) >= shared.config.checkpoint_interval {
+        let is_due = now.since(last_checkpoint) >= shared.config.checkpoint_interval
+            || shared.unclaimed() >= CHECKPOINT_BYTES_MAX;
+        if result.is_ok() && is_due {
             last_checkpoint = now;
             result = shared.save_checkpoint(&mut unsynced).await;
         }
@@ -205,6 +210,12 @@ impl<R: Runtime> Shared<R> {
             }
         }
         Ok(())
+    }
+
+    /// Bytes that are visible and not below the checkpoint.
+    fn unclaimed(&self) -> u64 {
+        let claimed = lock(&self.last_checkpoint).logics_offset;
+        self.confirmed().saturating_sub(claimed.max(0) as u64)
     }
 
     /// Syncs log and queues, then claims it.
