@@ -2,8 +2,9 @@
 //!
 //! `cargo run --release -p orrery-runtime-real --example start -- DIR [GIGABYTES=10] [QUEUES=1]`
 //!
-//! Records have 1 KiB. Each life is a process of its own; the killed one writes for 15 s (past a checkpoint or two) and aborts. The page cache
-//! is as the lives before have left it. DIR is made, filled, and left for a second look; a store that is there is used again.
+//! Records have 1 KiB. Each life is a process of its own; the killed one writes for 15 s (past a checkpoint or two), 4 GiB at
+//! most, and aborts. The page cache is as the lives before have left it. DIR is made, filled, and left for a second look; a store
+//! that is there is used again.
 
 use std::path::{Path, PathBuf};
 use std::process::Command;
@@ -20,6 +21,7 @@ const TOPIC: &str = "Start";
 const RECORD_SIZE: u64 = 1024;
 const BATCH: usize = 64;
 const KILLED_AFTER: Duration = Duration::from_secs(15);
+const KILLED_BYTES_MAX: u64 = 4 << 30;
 
 fn main() -> anyhow::Result<()> {
     let arguments: Vec<String> = std::env::args().skip(1).collect();
@@ -71,9 +73,10 @@ async fn fill(rt: Real, dir: PathBuf, bytes: u64, queues: i32, dies_after: Optio
     let (store, _) = Store::open(&rt, config(dir), Arc::new(())).await?;
     let body = vec![b'x'; RECORD_SIZE as usize - 91 - TOPIC.len()];
     let begin = Instant::now();
+    let killed_at = store.info().log_end.saturating_add(KILLED_BYTES_MAX);
     let mut queue_id = 0;
     while store.info().log_end < bytes {
-        if dies_after.is_some_and(|after| begin.elapsed() > after) {
+        if dies_after.is_some_and(|after| begin.elapsed() > after || store.info().log_end > killed_at) {
             std::process::abort();
         }
         queue_id = (queue_id + 1) % queues;

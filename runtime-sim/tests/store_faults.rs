@@ -273,6 +273,26 @@ fn a_failure_of_the_log_poisons_it_until_it_is_opened_again() {
 }
 
 #[test]
+fn a_next_log_file_whose_sync_has_failed_does_not_outlive_a_stop_in_order() {
+    let outcome = run(1, |world| async move {
+        let (node, store, mut sent) = filled(&world, FlushMode::Async, 5).await;
+        strike(&world, node, DiskFault::SyncError);
+        // It goes to the next file: one more is wanted.
+        sent.extend(append(&store, vec![text(100, 3000)]).await.unwrap());
+        world.sleep(Duration::from_millis(1)).await;
+        assert!(world.effects().syncs_failed > 0 && !store.info().poisoned);
+        heal(&world, node);
+        store.close().await.unwrap();
+        drop(store);
+        cut(&world, node, Fate::Lost);
+        let (store, recovery) = open(&world.runtime(node), &config(FlushMode::Async)).await.unwrap();
+        assert!(recovery.clean, "{recovery:?}");
+        check(&store, &sent, &sent, "after the start").await;
+    });
+    assert!(outcome.panics.is_empty(), "{:?}", outcome.panics);
+}
+
+#[test]
 fn a_read_error_is_an_error_to_that_pull_alone() {
     run(1, |world| async move {
         let (node, store, mut sent) = filled(&world, FlushMode::Sync, 60).await;
