@@ -261,6 +261,37 @@ fn what_rotted_on_the_device_is_never_handed_out() {
 }
 
 #[test]
+fn a_queue_entry_that_rotted_and_points_beyond_the_log_is_stepped_over() {
+    // Bytes of the second entry's position and of its size.
+    let places = (0..5).chain(8..10).flat_map(|byte| [(byte, 0x01), (byte, 0x80)]);
+    for (byte, mask) in places {
+        run(6, move |world| async move {
+            let node = world.add_node("broker");
+            let store = filled(&world.runtime(node), 1).await;
+            world.runtime(node).sleep(Duration::from_secs(1)).await;
+            // In the oldest file of the queue; what is in memory of it, too.
+            let queue = Path::new("/store/consumequeue/T/0/00000000000000000000");
+            assert!(world.rot_at(node, queue, 20 + byte, mask, true));
+            let mut shown = Vec::new();
+            let mut next = 0;
+            while next < COUNT {
+                let got = store.get(&request(0, next)).await.unwrap();
+                shown.extend(offsets(0, &got));
+                assert!(
+                    got.next_offset > next,
+                    "byte {byte}, bits {mask}: {} at {next}",
+                    got.status
+                );
+                next = got.next_offset;
+            }
+            let expected: Vec<i64> = (0..COUNT).filter(|offset| *offset != 1).collect();
+            assert_eq!(shown, expected, "byte {byte}, bits {mask}");
+            store.close().await.unwrap();
+        });
+    }
+}
+
+#[test]
 fn a_device_that_cannot_read_is_an_error_of_the_pull_and_passes() {
     run(3, |world| async move {
         let node = world.add_node("broker");

@@ -77,7 +77,7 @@ impl<R: Runtime> Store<R> {
         let shared = &self.owner.shared;
         let limit = shared.config.transfer_in_memory;
         let mut meets_address = false;
-        let selection = shared.select(request, limit, |visit| {
+        let selection = shared.select(request, limit, bounds, |visit| {
             queue.visit_resident(request.offset, scan_count(request), &mut |offset, entry| {
                 if request.filter.needs_extension(entry.tags_code) {
                     meets_address = true;
@@ -128,12 +128,12 @@ impl<R: Runtime> Store<R> {
         }
         let request = &request;
         let limit = shared.config.transfer_in_memory;
-        let resident = shared.select(request, limit, |visit| {
+        let resident = shared.select(request, limit, bounds, |visit| {
             queue.visit_resident(request.offset, scan_count(request), visit)
         });
         let mut selection = match resident {
             Some(selection) => selection,
-            None => shared.select_loaded(&queue, request, limit).await?,
+            None => shared.select_loaded(&queue, request, limit, bounds).await?,
         };
         shared.wait_for_piece(&selection).await;
         if let Some(taken) = shared.take_pieces(&mut selection) {
@@ -232,16 +232,19 @@ fn scan_count(request: &GetRequest<'_>) -> usize {
 }
 
 impl<R: Runtime> Shared<R> {
-    /// Runs the selection over the entries that `visit_all` shows. `None` if not even the first one can be shown.
+    /// Runs the selection over the entries that `visit_all` shows. `None` if not even the first one can be shown. `bounds` were
+    /// the queue's before.
     fn select<'a>(
         &self,
         request: &'a GetRequest<'a>,
         limit: TransferLimit,
+        bounds: Bounds,
         visit_all: impl FnOnce(&mut dyn FnMut(i64, Entry) -> ControlFlow<()>) -> Option<()>,
     ) -> Option<Selection<'a>> {
         let reach = Reach {
             log_start: self.files.start().unwrap_or(0),
             confirmed: self.confirmed(),
+            shown: bounds.max,
             file_size: self.config.commit_log_file_size,
         };
         let mut selection = Selection::new(request, limit, reach);
@@ -263,11 +266,12 @@ impl<R: Runtime> Shared<R> {
         queue: &QueueOf<R>,
         request: &'a GetRequest<'a>,
         limit: TransferLimit,
+        bounds: Bounds,
     ) -> Result<Selection<'a>, StoreError> {
         let unreadable = || queue.unreadable(request.offset);
         let loaded = queue.load(request.offset).await?.ok_or_else(unreadable)?;
         let entries = loaded.chunks_exact(ENTRY_SIZE as usize).take(scan_count(request));
-        let selection = self.select(request, limit, |visit| {
+        let selection = self.select(request, limit, bounds, |visit| {
             for (offset, entry) in (request.offset..).zip(entries) {
                 if visit(offset, Entry::decode(entry).unwrap_or(Entry::FILLER)).is_break() {
                     break;

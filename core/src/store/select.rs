@@ -24,6 +24,8 @@ impl Picked {
 pub(super) struct Reach {
     pub(super) log_start: u64,
     pub(super) confirmed: u64,
+    /// Entries below this offset were in the queue before `confirmed` was read: the records that they name end at or below it.
+    pub(super) shown: i64,
     /// Of a log file: no record crosses a multiple of it.
     pub(super) file_size: u64,
 }
@@ -62,7 +64,9 @@ impl<'a> Selection<'a> {
     pub(super) fn offer(&mut self, offset: i64, entry: Entry, is_damaged: bool) -> ControlFlow<()> {
         let size = entry.size.max(0) as usize;
         let crosses = entry.physical % self.reach.file_size + size as u64 > self.reach.file_size;
-        if entry.is_filler() || is_damaged || crosses {
+        let is_beyond = entry.end() > self.reach.confirmed;
+        let is_rotten = crosses || is_beyond && offset < self.reach.shown;
+        if entry.is_filler() || is_damaged || is_rotten {
             self.next_offset = offset + 1;
             return ControlFlow::Continue(());
         }
@@ -71,7 +75,7 @@ impl<'a> Selection<'a> {
             self.next_offset = offset + 1;
             return ControlFlow::Continue(());
         }
-        if entry.end() > self.reach.confirmed {
+        if is_beyond {
             return ControlFlow::Break(());
         }
         if !self.request.filter.passes(entry.tags_code) {
@@ -237,6 +241,7 @@ mod tests {
         Reach {
             log_start,
             confirmed,
+            shown: 0,
             file_size: 5_000,
         }
     }
@@ -294,6 +299,21 @@ mod tests {
         assert!(selection.offer(0, entry(4_901, 0), false).is_continue());
         assert!(selection.offer(1, entry(4_900, 0), false).is_continue());
         assert_eq!((selection.picked.len(), selection.next_offset), (1, 2));
+    }
+
+    #[test]
+    fn an_entry_beyond_the_confirm_position_is_stepped_over_only_if_its_record_was_shown_before() {
+        let request = request(32, 1000, TagFilter::All);
+        let shown = |shown| Reach { shown, ..reach(0, 400) };
+        let mut selection = Selection::new(&request, LIMIT, shown(3));
+        assert!(selection.offer(0, entry(1 << 40, 0), false).is_continue());
+        assert!(selection.offer(1, entry(300, 0), false).is_continue());
+        assert!(selection.offer(2, entry(301, 0), false).is_continue());
+        assert!(selection.offer(3, entry(400, 0), false).is_break());
+        assert_eq!((selection.picked.len(), selection.next_offset), (1, 3));
+        let mut selection = Selection::new(&request, LIMIT, shown(0));
+        assert!(selection.offer(0, entry(400, 0), false).is_break());
+        assert!(selection.is_untouched(), "its record is still to be confirmed");
     }
 
     #[test]
