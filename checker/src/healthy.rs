@@ -7,7 +7,7 @@ use crate::history::{
     Limits, Model, Order, Queue, Record, Recorded, Required, SendStatus, StartAt, VERSION,
 };
 
-use crate::stored::{Stored, StoredEntry, StoredOffset, StoredQueue, StoredRecord};
+use crate::stored::{Stored, StoredBounds, StoredEntry, StoredOffset, StoredQueue, StoredRecord};
 
 const QUEUES: i32 = 2;
 
@@ -245,6 +245,7 @@ impl Healthy {
                     tags_code: 7,
                     keys: vec![position as u32 + 1],
                     is_queued: true,
+                    is_damaged: false,
                 });
                 if complete {
                     stored.index.push((position as u32 + 1, position));
@@ -256,19 +257,43 @@ impl Healthy {
             end: position(0, per_queue),
             lost_bytes: 0,
         });
+        let bounds = (0..QUEUES).map(|id| StoredBounds {
+            topic: "T".into(),
+            queue: id,
+            min: 0,
+            max: per_queue,
+        });
         self.tell(Event::Stored {
             broker: "b".into(),
             complete,
             stored: Box::new(stored),
+            bounds: if complete { Vec::new() } else { bounds.collect() },
         });
-        for (boundary, offset) in [(Boundary::Lower, 2), (Boundary::Upper, 3)] {
+        if complete {
+            return;
+        }
+        let (last, end) = ((per_queue - 1) / 2, per_queue);
+        let questions = [
+            (1, Boundary::Lower, 2),
+            (1, Boundary::Upper, 3),
+            (last + 1, Boundary::Lower, end),
+            (-1, Boundary::Upper, 0),
+        ];
+        for (time, boundary, offset) in questions {
             self.tell(Event::SearchedByTime {
                 queue: queue(1),
-                time: 1,
+                time,
                 boundary,
                 offset,
             });
         }
+        let position = position(1, 2);
+        self.tell(Event::SearchedByKey {
+            broker: "b".into(),
+            key: position as u32 + 1,
+            position,
+            found: vec![position],
+        });
     }
 
     fn fault(&mut self, fault: FaultKind) {

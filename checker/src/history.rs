@@ -13,7 +13,7 @@ use std::path::{Path, PathBuf};
 
 use serde::{Deserialize, Serialize};
 
-use crate::stored::Stored;
+use crate::stored::{Stored, StoredBounds};
 
 /// Version of this schema. A reader refuses any other.
 pub const VERSION: u32 = 1;
@@ -419,6 +419,9 @@ pub enum Event {
         broker: String,
         complete: bool,
         stored: Box<Stored>,
+        /// What the broker itself said of its queues at this instant; nothing when it had stopped.
+        #[serde(default, skip_serializing_if = "Vec::is_empty")]
+        bounds: Vec<StoredBounds>,
     },
     /// The broker's answer to a search by time in a queue, after a [`Event::Stored`] of it.
     SearchedByTime {
@@ -427,6 +430,14 @@ pub enum Event {
         time: i64,
         boundary: Boundary,
         offset: i64,
+    },
+    /// Positions that the broker gave for a key of the record at `position`, after a [`Event::Stored`] of it.
+    SearchedByKey {
+        broker: String,
+        /// Hash of topic and key, as the index has it.
+        key: u32,
+        position: u64,
+        found: Vec<u64>,
     },
     /// The broker itself says that it answered a send; `code` 0 is SEND_OK.
     Acknowledged {

@@ -13,7 +13,7 @@ use crate::history::{
     Record, Recorded, SendStatus,
 };
 use crate::names::{Id, Interned, NONE};
-use crate::stored::Stored;
+use crate::stored::{Stored, StoredBounds};
 use crate::verdict::Counts;
 
 /// Never, or not yet.
@@ -166,6 +166,18 @@ pub(crate) struct Snapshot {
     /// Records that end at or before this had been seen by recovery; behind it queues may lag.
     pub(crate) upto: u64,
     pub(crate) stored: Stored,
+    /// What the broker said of its queues at that moment.
+    pub(crate) bounds: Vec<StoredBounds>,
+}
+
+/// An answer to a search by key.
+pub(crate) struct KeySearch {
+    pub(crate) t: u64,
+    pub(crate) snapshot: usize,
+    pub(crate) key: u32,
+    /// Of the record whose key it is.
+    pub(crate) position: u64,
+    pub(crate) found: Vec<u64>,
 }
 
 /// An answer to a search by time.
@@ -204,6 +216,7 @@ pub(crate) struct Ledger {
     pub(crate) scan_complete: Option<bool>,
     pub(crate) snapshots: Vec<Snapshot>,
     pub(crate) searches: Vec<Search>,
+    pub(crate) key_searches: Vec<KeySearch>,
     /// Where each node's log ended when it was last recovered.
     recovered: HashMap<String, u64>,
     /// Slots that a broker has declared to hold nothing.
@@ -248,6 +261,7 @@ impl Ledger {
             scan_complete: None,
             snapshots: Vec::new(),
             searches: Vec::new(),
+            key_searches: Vec::new(),
             recovered: HashMap::new(),
             gaps: HashSet::new(),
             drained: false,
@@ -319,7 +333,9 @@ impl Ledger {
                 broker,
                 complete,
                 stored,
+                bounds,
             } => {
+                self.counts.stores += 1;
                 let node = self.brokers.iter().find(|config| config.name == *broker);
                 let recovered = node.and_then(|config| self.recovered.get(&config.node)).copied();
                 self.snapshots.push(Snapshot {
@@ -328,7 +344,25 @@ impl Ledger {
                     is_complete: *complete,
                     upto: if *complete { u64::MAX } else { recovered.unwrap_or(0) },
                     stored: Stored::clone(stored),
+                    bounds: bounds.clone(),
                 });
+            }
+            Event::SearchedByKey {
+                broker,
+                key,
+                position,
+                found,
+            } => {
+                self.counts.searches += 1;
+                if let Some(snapshot) = self.latest_snapshot(broker) {
+                    self.key_searches.push(KeySearch {
+                        t,
+                        snapshot,
+                        key: *key,
+                        position: *position,
+                        found: found.clone(),
+                    });
+                }
             }
             Event::SearchedByTime {
                 queue,
@@ -336,22 +370,16 @@ impl Ledger {
                 boundary,
                 offset,
             } => {
-                let snapshot = self
-                    .snapshots
-                    .iter()
-                    .rposition(|snapshot| snapshot.broker == queue.broker);
-                match snapshot {
-                    Some(snapshot) => self.searches.push(Search {
+                self.counts.searches += 1;
+                if let Some(snapshot) = self.latest_snapshot(&queue.broker) {
+                    self.searches.push(Search {
                         t,
                         snapshot,
                         queue: queue.clone(),
                         time: *time,
                         boundary: *boundary,
                         offset: *offset,
-                    }),
-                    None => self
-                        .malformed
-                        .push(format!("{} was searched before it was read", queue.broker)),
+                    });
                 }
             }
             Event::Appended { .. } | Event::Flushed { .. } | Event::Acknowledged { .. } | Event::Locked { .. } => {}
@@ -724,5 +752,13 @@ impl Ledger {
             });
         }
         id
+    }
+
+    fn latest_snapshot(&mut self, broker: &str) -> Option<usize> {
+        let latest = self.snapshots.iter().rposition(|snapshot| snapshot.broker == broker);
+        if latest.is_none() {
+            self.malformed.push(format!("{broker} was searched before it was read"));
+        }
+        latest
     }
 }

@@ -1,11 +1,12 @@
 //! The checker checked: a valid history, one edit, and exactly the right law must fire.
 
+mod stores;
+
 use std::collections::BTreeMap;
 use std::time::Instant;
 
 use crate::healthy::Healthy;
-use crate::history::{Boundary, ConsumeVerdict, Event, History, Record};
-use crate::stored::Stored;
+use crate::history::{ConsumeVerdict, Event, History, Record};
 use crate::{Options, Report, Verdict, check_history};
 
 /// An edit of a history, by name, and the laws that must fire.
@@ -83,134 +84,7 @@ fn flip(event: &mut Event) {
     }
 }
 
-/// The directory after a stop in order.
-fn change_store(history: &mut History, edit: impl Fn(&mut Stored)) {
-    change(
-        history,
-        0,
-        |event| matches!(event, Event::Stored { complete: true, .. }),
-        |event| {
-            if let Event::Stored { stored, .. } = event {
-                edit(stored);
-            }
-        },
-    );
-}
-
 const EDITS: &[Edit] = &[
-    Edit {
-        name: "take an entry out of a queue's files",
-        fires: &["C25"],
-        edit: |history| {
-            change_store(history, |stored| {
-                stored.queues[0].entries.remove(4);
-            })
-        },
-    },
-    Edit {
-        name: "take the last entry out of a queue's files",
-        fires: &["C25"],
-        edit: |history| {
-            change_store(history, |stored| {
-                stored.queues[0].entries.pop();
-            })
-        },
-    },
-    Edit {
-        name: "let an entry name its neighbour",
-        fires: &["C25"],
-        edit: |history| change_store(history, |stored| stored.queues[1].entries[3].position += 200),
-    },
-    Edit {
-        name: "change an entry's tags code",
-        fires: &["C25"],
-        edit: |history| change_store(history, |stored| stored.queues[1].entries[3].tags_code = 8),
-    },
-    Edit {
-        name: "put a filler that nobody declared",
-        fires: &["C25"],
-        edit: |history| {
-            change_store(history, |stored| {
-                stored.queues[0].entries[5].size = i32::MAX;
-                stored.records.retain(|record| (record.queue, record.offset) != (0, 5));
-                let position = stored.queues[0].entries[5].position;
-                stored.index.retain(|(_, other)| *other != position);
-            });
-        },
-    },
-    Edit {
-        name: "give an offset to two records",
-        fires: &["C25"],
-        edit: |history| change_store(history, |stored| stored.records[12].offset -= 1),
-    },
-    Edit {
-        name: "take an entry out of the index",
-        fires: &["C25"],
-        edit: |history| {
-            change_store(history, |stored| {
-                stored.index.remove(2);
-            })
-        },
-    },
-    Edit {
-        name: "let the index name a key that is not there",
-        fires: &["C25"],
-        edit: |history| change_store(history, |stored| stored.index.push((77, 100))),
-    },
-    Edit {
-        name: "commit beyond the end of a queue",
-        fires: &["C25"],
-        edit: |history| change_store(history, |stored| stored.committed[0].offset += 1),
-    },
-    Edit {
-        name: "let a store time go back",
-        fires: &["C25"],
-        edit: |history| change_store(history, |stored| stored.records[19].time = 0),
-    },
-    Edit {
-        name: "lose an entry in a restart",
-        fires: &["C25"],
-        edit: |history| {
-            let is_restart = |event: &Event| matches!(event, Event::Stored { complete: false, .. });
-            change(history, 0, is_restart, |event| {
-                if let Event::Stored { stored, .. } = event {
-                    stored.queues[0].entries.pop();
-                }
-            });
-        },
-    },
-    Edit {
-        name: "answer the next offset for a time",
-        fires: &["C28"],
-        edit: |history| {
-            let is_search = |event: &Event| matches!(event, Event::SearchedByTime { .. });
-            change(history, 0, is_search, |event| {
-                if let Event::SearchedByTime { offset, .. } = event {
-                    *offset += 1;
-                }
-            });
-        },
-    },
-    Edit {
-        name: "answer the offset before the last one of a time",
-        fires: &["C28"],
-        edit: |history| {
-            let is_upper = |event: &Event| {
-                matches!(
-                    event,
-                    Event::SearchedByTime {
-                        boundary: Boundary::Upper,
-                        ..
-                    }
-                )
-            };
-            change(history, 1, is_upper, |event| {
-                if let Event::SearchedByTime { offset, .. } = event {
-                    *offset -= 1;
-                }
-            });
-        },
-    },
     Edit {
         name: "flip a bit of a delivered body",
         fires: &["C01"],
@@ -693,7 +567,7 @@ fn the_healthy_run_is_held() {
 #[test]
 fn each_edit_of_a_valid_history_fires_its_laws_and_no_other() {
     let mut wrong = Vec::new();
-    for edit in EDITS {
+    for edit in EDITS.iter().chain(stores::EDITS) {
         let mut history = Healthy::history(10);
         (edit.edit)(&mut history);
         keep_time(&mut history);

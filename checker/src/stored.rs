@@ -14,6 +14,7 @@ const MAGIC_BLANK: u32 = 0xCBD4_3194;
 const ENTRY_SIZE: usize = 20;
 const INDEX_HEADER_SIZE: usize = 40;
 const FILLER_SIZE: i32 = i32::MAX;
+const SECTOR_SIZE: usize = 512;
 
 /// Everything that was found.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
@@ -49,6 +50,13 @@ pub struct StoredRecord {
     pub keys: Vec<u32>,
     /// Belongs into a queue: no prepared or undone transaction.
     pub is_queued: bool,
+    /// Its frame and its position are right, its body (by its CRC) or its properties (a sector of zeros) are not.
+    #[serde(default, skip_serializing_if = "is_false")]
+    pub is_damaged: bool,
+}
+
+fn is_false(value: &bool) -> bool {
+    !value
 }
 
 /// A queue's files.
@@ -75,6 +83,16 @@ impl StoredEntry {
     }
 }
 
+/// First and next offset of a queue.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct StoredBounds {
+    pub topic: String,
+    pub queue: i32,
+    pub min: i64,
+    pub max: i64,
+}
+
 /// A line of an offset table.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -83,6 +101,15 @@ pub struct StoredOffset {
     pub topic: String,
     pub queue: i32,
     pub offset: i64,
+}
+
+/// A key of a record, for questions to the broker.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Key {
+    pub topic: String,
+    pub key: String,
+    /// As the index has it.
+    pub hash: u32,
 }
 
 /// The files of a directory, by path below it.
@@ -116,6 +143,23 @@ impl<'a> Files<'a> {
         stored
     }
 
+    /// The unique id of a record that was read here.
+    pub fn unique_key(&self, record: &StoredRecord) -> Option<Key> {
+        let (start, bytes) = self
+            .below("commitlog/")
+            .filter_map(|(name, bytes)| Some((name.parse::<u64>().ok()?, bytes)))
+            .take_while(|(start, _)| *start <= record.position)
+            .last()?;
+        let at = (record.position - start) as usize;
+        let parts = Parts::of(bytes.get(at..at + record.size as usize)?)?;
+        let key = property(parts.properties, "UNIQ_KEY")?;
+        Some(Key {
+            topic: parts.topic.to_owned(),
+            key: key.to_owned(),
+            hash: key_hash(&format!("{}#{key}", parts.topic)),
+        })
+    }
+
     fn below(&self, folder: &'a str) -> impl Iterator<Item = (&str, &'a [u8])> {
         self.files
             .range(folder.to_owned()..)
@@ -138,7 +182,7 @@ impl<'a> Files<'a> {
                     MAGIC_V1 | MAGIC_V2 => {}
                     _ => break 'files,
                 }
-                let record = bytes.get(at..at + size).and_then(|bytes| record(bytes, magic, topics));
+                let record = bytes.get(at..at + size).and_then(|bytes| record(bytes, at, topics));
                 let Some(record) = record.filter(|record| record.position == start + at as u64) else {
                     break 'files;
                 };
@@ -277,55 +321,138 @@ impl<'a> Cursor<'a> {
     }
 }
 
-fn record(bytes: &[u8], magic: u32, topics: &mut Topics) -> Option<StoredRecord> {
-    let mut cursor = Cursor(bytes);
-    let _size_magic_crc = cursor.take(12)?;
-    let queue = cursor.number(4)? as u32 as i32;
-    let _flag = cursor.take(4)?;
-    let offset = cursor.number(8)? as i64;
-    let position = cursor.number(8)?;
-    let flags = cursor.number(4)?;
-    let host = |flag: u64| if flags & flag == 0 { 8 } else { 20 };
-    let _born = cursor.take(8 + host(0x10))?;
-    let time = cursor.number(8)? as i64;
-    let _host_times_prepared = cursor.take(host(0x20) + 4 + 8)?;
-    let body = cursor.number(4)? as usize;
-    cursor.take(body)?;
-    let topic_size = cursor.number(if magic == MAGIC_V2 { 2 } else { 1 })? as usize;
-    let topic = std::str::from_utf8(cursor.take(topic_size)?).ok()?;
-    let properties_size = cursor.number(2)? as usize;
-    let properties = std::str::from_utf8(cursor.take(properties_size)?).unwrap_or("");
-    let is_end = cursor.0.is_empty();
-    let property = |wanted: &str| {
-        let mut pairs = properties.split('\u{2}').filter_map(|pair| pair.split_once('\u{1}'));
-        pairs
-            .find(|(name, value)| *name == wanted && !value.is_empty())
-            .map(|(_, value)| value)
-    };
-    let tag = property("TAGS");
-    let transaction = flags >> 2 & 3;
+/// What a record is made of.
+struct Parts<'a> {
+    crc: u32,
+    queue: i32,
+    offset: i64,
+    position: u64,
+    flags: u64,
+    time: i64,
+    body: &'a [u8],
+    topic: &'a str,
+    /// Where they begin in the record.
+    properties_at: usize,
+    properties: &'a [u8],
+}
+
+impl<'a> Parts<'a> {
+    /// `None` unless the lengths of all parts add up.
+    fn of(bytes: &'a [u8]) -> Option<Parts<'a>> {
+        let mut cursor = Cursor(bytes);
+        let _size = cursor.take(4)?;
+        let magic = cursor.number(4)? as u32;
+        let crc = cursor.number(4)? as u32;
+        let queue = cursor.number(4)? as u32 as i32;
+        let _flag = cursor.take(4)?;
+        let offset = cursor.number(8)? as i64;
+        let position = cursor.number(8)?;
+        let flags = cursor.number(4)?;
+        let host = |flag: u64| if flags & flag == 0 { 8 } else { 20 };
+        let _born = cursor.take(8 + host(0x10))?;
+        let time = cursor.number(8)? as i64;
+        let _host_times_prepared = cursor.take(host(0x20) + 4 + 8)?;
+        let body = cursor.number(4)? as usize;
+        let body = cursor.take(body)?;
+        let topic_size = cursor.number(if magic == MAGIC_V2 { 2 } else { 1 })? as usize;
+        let topic = std::str::from_utf8(cursor.take(topic_size)?).ok()?;
+        let properties_size = cursor.number(2)? as usize;
+        let properties_at = bytes.len() - cursor.0.len();
+        let properties = cursor.take(properties_size)?;
+        let is_whole = cursor.0.is_empty() && !topic.contains('\0');
+        is_whole.then_some(Parts {
+            crc,
+            queue,
+            offset,
+            position,
+            flags,
+            time,
+            body,
+            topic,
+            properties_at,
+            properties,
+        })
+    }
+
+    /// Is the body another than the one that was sent, or a sector of the properties missing? `at`: place in the file.
+    fn is_damaged(&self, at: usize) -> bool {
+        if crc32(self.body) & 0x7FFF_FFFF != self.crc & 0x7FFF_FFFF {
+            return true;
+        }
+        let mut rest = self.properties;
+        let mut at = at + self.properties_at;
+        while !rest.is_empty() {
+            let (sector, behind) = rest.split_at(rest.len().min(SECTOR_SIZE - at % SECTOR_SIZE));
+            if sector.iter().all(|byte| *byte == 0) {
+                return true;
+            }
+            at += sector.len();
+            rest = behind;
+        }
+        false
+    }
+}
+
+fn record(bytes: &[u8], at: usize, topics: &mut Topics) -> Option<StoredRecord> {
+    let parts = Parts::of(bytes)?;
+    let is_damaged = parts.is_damaged(at);
+    let tag = property(parts.properties, "TAGS");
+    let transaction = parts.flags >> 2 & 3;
     // Half messages are found by key, undone ones are not.
     let mut keys = Vec::new();
-    if transaction != 3 {
-        let words = property("KEYS").into_iter().flat_map(|keys| keys.split(' '));
-        let words = property("UNIQ_KEY")
-            .into_iter()
-            .chain(words.filter(|word| !word.is_empty()));
+    if transaction != 3 && !is_damaged {
+        let topic = parts.topic;
+        let words = property(parts.properties, "KEYS").unwrap_or_default();
+        let words = words.split(' ').filter(|word| !word.is_empty());
+        let words = property(parts.properties, "UNIQ_KEY").into_iter().chain(words);
         keys.extend(words.map(|word| key_hash(&format!("{topic}#{word}"))));
         keys.extend(tag.map(|tag| key_hash(&format!("{topic}#T#{tag}"))));
     }
-    is_end.then(|| StoredRecord {
-        position,
+    Some(StoredRecord {
+        position: parts.position,
         size: bytes.len() as u32,
-        topic: topics.id(topic),
-        queue,
-        offset,
-        time,
+        topic: topics.id(parts.topic),
+        queue: parts.queue,
+        offset: parts.offset,
+        time: parts.time,
         tags_code: tag.map_or(0, |tag| i64::from(java_hash(tag))),
         keys,
-        is_queued: (transaction == 0 || transaction == 2) && flags & 0x80 == 0,
+        is_queued: (transaction == 0 || transaction == 2) && parts.flags & 0x80 == 0,
+        is_damaged,
     })
 }
+
+/// Value of a property that is there and not empty.
+fn property<'a>(properties: &'a [u8], wanted: &str) -> Option<&'a str> {
+    let properties = std::str::from_utf8(properties).unwrap_or("");
+    let mut pairs = properties.split('\u{2}').filter_map(|pair| pair.split_once('\u{1}'));
+    pairs
+        .find(|(name, value)| *name == wanted && !value.is_empty())
+        .map(|(_, value)| value)
+}
+
+/// CRC-32 of ISO 3309, as `java.util.zip.CRC32` has it.
+fn crc32(bytes: &[u8]) -> u32 {
+    !bytes
+        .iter()
+        .fold(!0, |crc, byte| CRC_TABLE[usize::from(crc as u8 ^ byte)] ^ crc >> 8)
+}
+
+const CRC_TABLE: [u32; 256] = {
+    let mut table = [0; 256];
+    let mut byte = 0;
+    while byte < 256 {
+        let mut crc = byte as u32;
+        let mut bit = 0;
+        while bit < 8 {
+            crc = crc >> 1 ^ if crc & 1 == 1 { 0xEDB8_8320 } else { 0 };
+            bit += 1;
+        }
+        table[byte] = crc;
+        byte += 1;
+    }
+    table
+};
 
 /// `String.hashCode`.
 fn java_hash(text: &str) -> i32 {
@@ -358,7 +485,7 @@ pub(crate) mod tests {
         let mut bytes = Vec::new();
         bytes.extend([0; 4]);
         bytes.extend(MAGIC_V1.to_be_bytes());
-        bytes.extend([0; 4]);
+        bytes.extend(crc32(b"body").to_be_bytes());
         bytes.extend(queue.to_be_bytes());
         bytes.extend([0; 4]);
         bytes.extend(offset.to_be_bytes());
@@ -409,6 +536,43 @@ pub(crate) mod tests {
         assert_eq!(stored.queues[0].entries.len(), 1);
         assert_eq!(stored.queues[0].entries[0].offset, 2);
         assert_eq!(stored.committed[0].offset, 2);
+    }
+
+    #[test]
+    fn the_checksum_is_the_one_of_the_standard() {
+        assert_eq!(crc32(b"123456789"), 0xCBF4_3926);
+    }
+
+    #[test]
+    fn a_record_with_another_body_or_without_a_sector_of_its_properties_is_damaged() {
+        let properties = format!("KEYS\u{1}{}\u{2}", "k".repeat(1_500));
+        let whole = record_bytes("T", 0, 0, 0, 5, &properties);
+        let damage = |from: usize, size: usize| {
+            let mut log = whole.clone();
+            log[from..from + size].fill(0);
+            let stored = Files::new([(Path::new("commitlog/0"), &log[..])], 5).read(false);
+            stored.records.first().map(|record| record.is_damaged)
+        };
+        let body = whole.windows(4).position(|bytes| bytes == b"body").unwrap();
+        assert_eq!(damage(0, 0), Some(false));
+        assert_eq!(damage(body, 1), Some(true));
+        assert_eq!(damage(512, 512), Some(true));
+        assert_eq!(damage(1_024, whole.len() - 1_024), Some(true));
+        assert_eq!(damage(513, 511), Some(false), "not a whole sector: no device does that");
+        assert_eq!(damage(0, 512), None, "no frame: the log ends in front of it");
+    }
+
+    #[test]
+    fn the_unique_id_of_a_record_is_found_in_its_file() {
+        let first = record_bytes("T", 0, 0, 0, 5, "");
+        let second = record_bytes("T", 0, 1, first.len() as u64, 5, "TAGS\u{1}a\u{2}UNIQ_KEY\u{1}u2\u{2}");
+        let log = [&first[..], &second].concat();
+        let files = Files::new([(Path::new("commitlog/0"), &log[..])], 5);
+        let stored = files.read(false);
+        assert_eq!(files.unique_key(&stored.records[0]), None);
+        let key = files.unique_key(&stored.records[1]).unwrap();
+        assert_eq!((key.topic.as_str(), key.key.as_str()), ("T", "u2"));
+        assert!(stored.records[1].keys.contains(&key.hash));
     }
 
     #[test]

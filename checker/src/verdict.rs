@@ -59,6 +59,12 @@ pub struct Counts {
     pub deliveries: u64,
     pub commits: u64,
     pub scanned: u64,
+    /// Brokers' directories that were read and judged.
+    #[serde(default)]
+    pub stores: u64,
+    /// Answers to searches by time or by key.
+    #[serde(default)]
+    pub searches: u64,
     /// Faults that changed something.
     pub fault_effects: u64,
     /// Orderly deliveries that began inside a valid lock and outlived it.
@@ -113,7 +119,7 @@ impl fmt::Display for Report {
         let counts = &self.counts;
         writeln!(
             f,
-            "{} sends, {} acknowledged, {} failed, {} unknown, {} deliveries, {} commits, {} scanned, {} faults with effect",
+            "{} sends, {} acknowledged, {} failed, {} unknown, {} deliveries, {} commits, {} scanned, {} stores, {} searches, {} faults with effect",
             counts.sends,
             counts.acks,
             counts.failed,
@@ -121,6 +127,8 @@ impl fmt::Display for Report {
             counts.deliveries,
             counts.commits,
             counts.scanned,
+            counts.stores,
+            counts.searches,
             counts.fault_effects
         )?;
         write!(

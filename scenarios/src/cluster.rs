@@ -15,10 +15,12 @@ use orrery_core::client::{
 use orrery_core::config::{BrokerConfig, NameServerConfig};
 use orrery_core::namesrv::NameServer;
 use orrery_core::runtime::Runtime;
+use orrery_core::sync::Watch;
 use orrery_runtime_sim::{NodeId, SimRuntime, World};
 
 use crate::plan::{BrokerPlan, ClientPlan, Flush, GroupPlan, Order, Plan, Produces};
 use crate::recorder::Recorder;
+use crate::stores::{Directory, STORE};
 use crate::workload::{Listen, produce};
 
 pub(crate) const NAME_SERVER_PORT: u16 = 9876;
@@ -31,6 +33,9 @@ pub(crate) const LOCK_VALIDITY: Duration = Duration::from_secs(30);
 /// Period in which brokers save committed offsets.
 pub(crate) const OFFSET_PERSIST_MS: u64 = 2_000;
 
+/// A broker stops in order, and starts, within this: its disk is whole then.
+const BROKER_TURN: Duration = Duration::from_secs(60);
+
 /// The running nodes.
 pub(crate) struct Cluster {
     pub(crate) world: World,
@@ -38,6 +43,7 @@ pub(crate) struct Cluster {
     /// `ip:port;ip:port`
     pub(crate) name_servers: String,
     pub(crate) shared: Arc<Shared>,
+    brokers: BTreeMap<String, Arc<BrokerProcess>>,
 }
 
 /// What outlives the processes of clients.
@@ -91,7 +97,7 @@ impl Drop for SendGuard {
 
 impl Cluster {
     /// Adds all nodes and boots name servers and brokers.
-    pub(crate) fn boot(world: &World, plan: &Plan) -> Cluster {
+    pub(crate) fn boot(world: &World, plan: &Plan, recorder: &Recorder) -> Cluster {
         let nodes: BTreeMap<String, NodeId> = plan
             .nodes()
             .into_iter()
@@ -101,17 +107,18 @@ impl Cluster {
         let addresses: Vec<String> = name_server_nodes
             .map(|node| world.address(node, NAME_SERVER_PORT).to_string())
             .collect();
-        let cluster = Cluster {
+        let mut cluster = Cluster {
             world: world.clone(),
             nodes,
             name_servers: addresses.join(";"),
             shared: Arc::default(),
+            brokers: BTreeMap::new(),
         };
         for number in 1..=plan.name_servers {
             cluster.boot_name_server(&format!("namesrv-{number}"));
         }
         for broker in &plan.brokers {
-            cluster.boot_broker(broker);
+            cluster.boot_broker(broker, recorder);
         }
         cluster
     }
@@ -132,19 +139,43 @@ impl Cluster {
         });
     }
 
-    fn boot_broker(&self, plan: &BrokerPlan) {
+    fn boot_broker(&mut self, plan: &BrokerPlan, recorder: &Recorder) {
         let node = self.nodes[&plan.name];
-        let config = self.broker_config(node, plan);
-        let name = plan.name.clone();
-        self.world.start(node, move |rt| {
-            let (name, config) = (name.clone(), config.clone());
-            async move {
-                match Broker::start(rt.clone(), config).await {
-                    Ok(_broker) => forever(&rt).await,
-                    Err(error) => panic!("{name} does not start: {error}"),
-                }
-            }
+        let process = Arc::new(BrokerProcess {
+            name: plan.name.clone(),
+            config: self.broker_config(node, plan),
+            recorder: recorder.clone(),
+            shared: self.shared.clone(),
+            starts: AtomicU64::new(0),
+            is_told_to_stop: Watch::new(false),
         });
+        self.brokers.insert(plan.name.clone(), process.clone());
+        self.world.start(node, move |rt| process.clone().run(rt));
+    }
+
+    /// Stops each broker in order, reads its directory, starts it again and has it read and asked.
+    pub(crate) async fn restart_brokers(&self) {
+        for (name, process) in &self.brokers {
+            let node = self.nodes[name];
+            process.is_told_to_stop.set(true);
+            self.wait_until(|| !self.world.is_running(node)).await;
+            process.is_told_to_stop.set(false);
+            if self.world.is_running(node) {
+                continue;
+            }
+            process.directory().after_stop(&self.world, node);
+            let starts = process.starts.load(Ordering::Relaxed);
+            self.world.restart(node);
+            self.wait_until(|| process.starts.load(Ordering::Relaxed) > starts)
+                .await;
+        }
+    }
+
+    async fn wait_until(&self, is_so: impl Fn() -> bool) {
+        let end = self.world.now() + BROKER_TURN;
+        while !is_so() && self.world.now() < end {
+            self.world.sleep(Duration::from_millis(10)).await;
+        }
     }
 
     fn broker_config(&self, node: NodeId, plan: &BrokerPlan) -> BrokerConfig {
@@ -170,7 +201,7 @@ impl Cluster {
             ("maxHashSlotNum", "500".into()),
             ("maxIndexNum", "2000".into()),
             ("messageDelayLevel", ["1s"; 18].join(" ")),
-            ("storePathRootDir", "/store".into()),
+            ("storePathRootDir", STORE.into()),
         ]
         .into();
         for (key, value) in &plan.properties {
@@ -204,6 +235,40 @@ impl Cluster {
             };
             self.world
                 .start(self.nodes[&client.name], move |rt| process.clone().run(rt));
+        }
+    }
+}
+
+/// The process of a broker, whenever it is started.
+struct BrokerProcess {
+    name: String,
+    config: BrokerConfig,
+    recorder: Recorder,
+    shared: Arc<Shared>,
+    /// Starts that were read and asked.
+    starts: AtomicU64,
+    is_told_to_stop: Watch<bool>,
+}
+
+impl BrokerProcess {
+    async fn run(self: Arc<Self>, rt: SimRuntime) {
+        let broker = match Broker::start(rt.clone(), self.config.clone()).await {
+            Ok(broker) => broker,
+            Err(error) => panic!("{} does not start: {error}", self.name),
+        };
+        let is_at_work = !self.shared.is_stopped();
+        self.directory().after_start(&rt, broker.store(), is_at_work).await;
+        self.starts.fetch_add(1, Ordering::Relaxed);
+        self.is_told_to_stop.until(|stop| *stop).await;
+        broker.shutdown().await;
+    }
+
+    fn directory(&self) -> Directory<'_> {
+        let store = &self.config.store;
+        Directory {
+            name: &self.name,
+            index_slots: store.message_index_enable.then_some(store.index_hash_slot_count),
+            recorder: &self.recorder,
         }
     }
 }

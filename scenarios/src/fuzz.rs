@@ -54,6 +54,10 @@ pub struct Summary {
     pub deliveries_per_second_min: f64,
     /// Messages lost inside the durability budget, over all seeds.
     pub lost_in_budget: u64,
+    /// Brokers' directories read and judged after a start or a stop in order (C25), over all seeds.
+    pub stores_judged: u64,
+    /// Answers to searches by time and by key that were judged (C28, C25), over all seeds.
+    pub searches_judged: u64,
     /// Seeds by violated property.
     pub violations: BTreeMap<String, u64>,
     /// Faults with effect, by kind, over all seeds.
@@ -86,6 +90,8 @@ struct SeedResult {
     acks: u64,
     faults: u64,
     lost: u64,
+    stores: u64,
+    searches: u64,
     load: (f64, f64),
     verdict: Verdict,
     trace_hash: u64,
@@ -154,6 +160,8 @@ fn one_seed(fuzz: &Fuzz, index: u64) -> anyhow::Result<SeedResult> {
         acks: run.report.counts.acks,
         faults: run.report.counts.fault_effects,
         lost: run.report.rpo.lost,
+        stores: run.report.counts.stores,
+        searches: run.report.counts.searches,
         load: run.load(),
         verdict: run.report.verdict.clone(),
         trace_hash: run.trace_hash,
@@ -204,6 +212,8 @@ fn summarize(fuzz: &Fuzz, results: &[SeedResult], wall: Duration) -> Summary {
     summary.ratio_per_thread = simulated.as_secs_f64() / took.as_secs_f64().max(f64::EPSILON);
     for result in results {
         summary.lost_in_budget += result.lost;
+        summary.stores_judged += result.stores;
+        summary.searches_judged += result.searches;
         for (kind, count) in &result.fault_effects {
             *summary.fault_effects.entry(kind.clone()).or_default() += count;
         }

@@ -15,5 +15,6 @@ pub mod output;
 pub mod plan;
 mod recorder;
 pub mod run;
+mod stores;
 pub mod timeline;
 mod workload;

@@ -255,7 +255,7 @@ fn print_summary(summary: &Summary) {
     );
     println!(
         "{:.0} simulated s in {:.1} s, {:.0} simulated s per s of one thread; median {} acknowledgements and {} faults with effect; \
-         at least {:.0} sends/s and {:.0} deliveries/s; {} messages lost inside the durability budget",
+         at least {:.0} sends/s and {:.0} deliveries/s; {} messages lost inside the durability budget; {} stores and {} searches judged",
         summary.simulated_seconds,
         summary.wall_seconds,
         summary.ratio_per_thread,
@@ -263,7 +263,9 @@ fn print_summary(summary: &Summary) {
         summary.faults_with_effect_median,
         summary.sends_per_second_min,
         summary.deliveries_per_second_min,
-        summary.lost_in_budget
+        summary.lost_in_budget,
+        summary.stores_judged,
+        summary.searches_judged
     );
     let effects: Vec<String> = summary
         .fault_effects

@@ -88,7 +88,7 @@ async fn play(world: World, plan: &Plan) -> Vec<Record> {
     });
     let recorder = Recorder::new(&world);
     let mark = |name: &str| recorder.tell(Event::Mark { name: name.into() });
-    let cluster = Cluster::boot(&world, plan);
+    let cluster = Cluster::boot(&world, plan, &recorder);
     let operator = Operator::new(&cluster, "operator");
     if let Err(error) = operator.create_topics(plan).await {
         mark(&format!("topics were not created: {error}"));
@@ -107,6 +107,7 @@ async fn play(world: World, plan: &Plan) -> Vec<Record> {
     operator.leave().await;
     let scanner = Operator::new(&cluster, "scanner");
     scanner.scan(plan, &recorder).await;
+    cluster.restart_brokers().await;
     recorder.finish(world.drain_facts())
 }
 
@@ -165,6 +166,7 @@ fn header(plan: &Plan) -> Header {
             Faults,
             Facts,
             Scan,
+            Stores,
             Drain,
         ],
         brokers: brokers.collect(),

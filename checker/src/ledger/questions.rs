@@ -1,10 +1,9 @@
 //! What properties ask of a ledger. Nothing here changes it.
 
-use super::{Attempt, Ledger, Outcome, QueueInfo, Snapshot};
+use super::{Attempt, Ledger, Outcome, QueueInfo};
 use crate::budget::{Claim, Grade};
 use crate::history::{Flush, GroupConfig, Model, Order, Queue, Recorded, SendStatus};
 use crate::names::{Id, NONE};
-use crate::stored::StoredQueue;
 
 impl Ledger {
     pub(crate) fn text(&self, id: Id) -> &str {
@@ -62,12 +61,12 @@ impl Ledger {
         self.gaps.contains(&(queue, offset))
     }
 
-    /// The same, for a queue of a snapshot.
-    pub(crate) fn is_declared(&self, snapshot: &Snapshot, queue: &StoredQueue, offset: i64) -> bool {
+    /// The same, of a broker's queue by name.
+    pub(crate) fn is_declared(&self, broker: &str, topic: &str, id: i32, offset: i64) -> bool {
         let name = Queue {
-            topic: snapshot.stored.topics[queue.topic as usize].clone(),
-            broker: snapshot.broker.clone(),
-            id: queue.id,
+            topic: topic.to_owned(),
+            broker: broker.to_owned(),
+            id,
         };
         self.queue_names
             .find(&name)

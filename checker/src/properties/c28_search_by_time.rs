@@ -5,7 +5,10 @@
 //!
 //! **Why clients depend on it.** Operators reset groups to a time, consumers start from one: an offset too high skips messages.
 //!
-//! **How.** Look the time up in the slots of the store's latest snapshot, one after the other. O(n) per question.
+//! **Excused.** A damaged record has no time. A question is asked of a queue that stands still: who records an answer has seen
+//! the queue's bounds unchanged since the snapshot.
+//!
+//! **How.** Look the time up in the records of the store's latest snapshot, one after the other. O(n) per question.
 
 use super::{Findings, Property};
 use crate::history::{Boundary, Recorded};
@@ -36,19 +39,25 @@ fn check(ledger: &Ledger, findings: &mut Findings) {
     }
 }
 
-/// Messages that came after the snapshot are younger than any time that is asked for.
 fn expected(snapshot: &Snapshot, search: &Search) -> i64 {
     let stored = &snapshot.stored;
     let topic = stored.topics.iter().position(|topic| *topic == search.queue.topic);
     let records = stored
         .records
         .iter()
-        .filter(|record| record.is_queued && Some(record.topic as usize) == topic && record.queue == search.queue.id);
+        .filter(|record| record.is_queued && !record.is_damaged)
+        .filter(|record| Some(record.topic as usize) == topic && record.queue == search.queue.id);
+    let mut bounds = snapshot.bounds.iter();
+    // What lies behind the end is written and not yet visible.
+    let end = bounds
+        .find(|bounds| bounds.topic == search.queue.topic && bounds.queue == search.queue.id)
+        .map_or(0, |bounds| bounds.max);
+    let records = records.filter(move |record| record.offset < end);
     match search.boundary {
         Boundary::Lower => {
             let mut records = records;
             let first = records.find(|record| record.time >= search.time);
-            first.map_or(-1, |record| record.offset)
+            first.map_or(end, |record| record.offset)
         }
         Boundary::Upper => {
             let before = records.take_while(|record| record.time <= search.time);

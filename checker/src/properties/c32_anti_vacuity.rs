@@ -4,7 +4,7 @@
 //!
 //! **Why clients depend on it.** Silence is the commonest way in which a test passes.
 //!
-//! **How.** Compare the counts with what the header requires; demand the scan and the drain that it announces. O(1).
+//! **How.** Compare the counts with what the header requires; demand the scan, the drain and the reading of stores that it announces. O(1).
 
 use crate::history::{Recorded, Required};
 use crate::ledger::Ledger;
@@ -26,6 +26,14 @@ pub(crate) fn missing(ledger: &Ledger, required: &Required) -> Vec<String> {
     }
     if ledger.is_recorded(Recorded::Drain) && !ledger.drained {
         missing.push("the consumers were not drained".to_owned());
+    }
+    if ledger.is_recorded(Recorded::Stores) {
+        let is_read = |broker: &str| {
+            let mut snapshots = ledger.snapshots.iter();
+            snapshots.any(|snapshot| snapshot.is_complete && snapshot.broker == broker)
+        };
+        let unread = ledger.brokers.iter().filter(|broker| !is_read(&broker.name));
+        missing.extend(unread.map(|broker| format!("{} was not read after a stop in order", broker.name)));
     }
     missing.extend(ledger.malformed.iter().take(5).map(|what| format!("malformed: {what}")));
     missing

@@ -171,6 +171,11 @@ impl<R: Runtime> Broker<R> {
         &self.operations
     }
 
+    /// The store below: for whoever inspects it.
+    pub fn store(&self) -> &Store<R> {
+        &self.operations.store
+    }
+
     /// Leaves the name servers, ends the connections, saves the tables, closes the store.
     pub async fn shutdown(mut self) {
         self.registrations.shutdown().await;
