@@ -223,6 +223,31 @@ fn after_a_failed_sync_a_later_success_promises_nothing() {
     assert!(lengths.contains(&0));
 }
 
+/// A sector leaves memory whole: what is synced cannot be overwritten by what an earlier failed sync had left behind.
+#[test]
+fn what_is_synced_after_a_failed_sync_stays_above_it() {
+    let found = for_seeds(40, |world, node, rt| async move {
+        let file = durable_file(&rt, "log").await;
+        let failing = DiskFaults {
+            sync_error: 1.0,
+            ..DiskFaults::default()
+        };
+        world.set_disk_faults(node, failing);
+        file.write_at(0, &[&[1; 1024]]).unwrap();
+        file.sync().await.unwrap_err();
+        world.set_disk_faults(node, DiskFaults::default());
+        file.write_at(100, &[&[2; 50]]).unwrap();
+        file.sync().await.unwrap();
+        let bytes = after_power_loss(&world, node, "log").await.unwrap();
+        assert!(bytes[..100] == [1; 100] && bytes[100..150] == [2; 50] && bytes[150..512] == [1; 362]);
+        bytes.len() == 1024
+    });
+    assert!(
+        found.contains(&true) && found.contains(&false),
+        "the other sector may be lost"
+    );
+}
+
 #[test]
 fn a_lying_sync_is_found_out_by_power_loss() {
     let lengths = for_seeds(40, |world, node, rt| async move {

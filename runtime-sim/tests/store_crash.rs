@@ -18,6 +18,7 @@ use std::time::Duration;
 use orrery_core::runtime::{Disk, File, OpenMode, Runtime, WallMillis};
 use orrery_core::store::{Boundary, FlushMode, StoreConfig, json};
 use orrery_runtime_sim::{CrashPoint, Draw, Effects, Fate, Newest, NodeId, PowerCut, World, run};
+use stored::judge::Judge;
 use stored::*;
 
 /// Cuts with drawn outcomes at each point.
@@ -165,6 +166,7 @@ impl Tester {
             match draw.with(u64::MAX).below(4) {
                 0 | 1 => {
                     store.close().await.expect("a clean stop");
+                    self.judge(&format!("seed {}, life {number}", self.seed)).stopped();
                     let end = store.info().log_end;
                     life.promises.push(Promise {
                         change: world.disk_changes(node),
@@ -262,6 +264,15 @@ impl Tester {
         }
     }
 
+    fn judge<'a>(&'a self, name: &'a str) -> Judge<'a> {
+        Judge {
+            world: &self.world,
+            node: self.node,
+            config: &self.config,
+            name,
+        }
+    }
+
     fn name(&self, point: &CrashPoint, cut: Option<&PowerCut>) -> String {
         format!(
             "seed {}, change {} before {}, {cut:?}",
@@ -304,6 +315,7 @@ impl Tester {
                 .close()
                 .await
                 .unwrap_or_else(|error| panic!("{name}: closing: {error}"));
+            self.judge(&format!("{name}; closed")).stopped();
         }
         drop(store);
         let again = Life {
@@ -364,6 +376,7 @@ impl Tester {
         let (store, recovery) = open(&rt, &self.config)
             .await
             .unwrap_or_else(|error| panic!("{name}: cannot be opened: {error}"));
+        self.judge(name).started(&store, recovery.log_end, &recovery.gaps);
         let has_power = life.power_lost_at.is_none_or(|lost_at| change <= lost_at);
         let promised = match is_kill && has_power {
             true => life.written(change),

@@ -22,6 +22,7 @@ use orrery_core::runtime::{DiskErrorKind, Runtime};
 use orrery_core::store::{AppendError, FlushMode, GetStatus, StoreError, TagFilter, json};
 use orrery_core::types::PhysicalOffset;
 use orrery_runtime_sim::{DiskFault, DiskFaults, DiskProfile, Draw, Effects, Fate, NodeId, PowerCut, World, run};
+use stored::judge::Judge;
 use stored::*;
 
 const QUEUE: Queue = ("TopicA", 0);
@@ -148,9 +149,17 @@ fn play(seed: u64, strike: Option<(Range<u64>, DiskFault)>, end: Fate) -> Played
         world.strike_disk(node, 0..0, DiskFault::Full);
         cut(&world, node, end);
         let rt = world.runtime(node);
-        let (store, _) = open(&rt, &config(FlushMode::Sync))
+        let config = config(FlushMode::Sync);
+        let (store, recovery) = open(&rt, &config)
             .await
             .unwrap_or_else(|error| panic!("{name}: {error}"));
+        let judge = Judge {
+            world: &world,
+            node,
+            config: &config,
+            name: &name,
+        };
+        judge.started(&store, recovery.log_end, &recovery.gaps);
         check(&store, &acknowledged, &all, &name).await;
         let next = store.bounds(QUEUE.0, QUEUE.1).map_or(0, |bounds| bounds.max);
         let more = send(&store, text(1_000_000, 10))

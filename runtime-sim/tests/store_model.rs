@@ -16,6 +16,7 @@ use orrery_core::store::{
 };
 use orrery_core::types::PhysicalOffset;
 use orrery_runtime_sim::{Draw, NodeId, SimRuntime, World, run};
+use stored::judge::Judge;
 use stored::model::{DELAYED, Limits, Model};
 use stored::*;
 
@@ -189,6 +190,9 @@ impl Pair {
             0 => {
                 self.compare_arrivals();
                 self.store.close().await.unwrap();
+                if !self.deletes {
+                    self.judge("closed").stopped();
+                }
                 self.model.write(self.rt.wall());
                 self.model.written
             }
@@ -206,7 +210,13 @@ impl Pair {
         let arrivals = Arc::clone(&self.heard) as Arc<dyn Arrivals>;
         let (store, recovery) = Store::open(&self.rt, self.config.clone(), arrivals).await.unwrap();
         self.store = store;
-        let Recovery { log_end, damaged, .. } = recovery;
+        let Recovery {
+            log_end, damaged, gaps, ..
+        } = recovery;
+        // The log still holds the records of deleted topics.
+        if !self.deletes {
+            self.judge("opened").started(&self.store, log_end, &gaps);
+        }
         assert!(log_end >= at_least, "{log_end} {at_least}");
         let ends_whole = self.model.records.range(..log_end).next_back();
         assert!(ends_whole.is_none_or(|(_, sent)| sent.end() <= log_end));
@@ -220,6 +230,15 @@ impl Pair {
         self.hot_from = log_end;
         self.pause(0).await;
         self.compare_all();
+    }
+
+    fn judge<'a>(&'a self, name: &'a str) -> Judge<'a> {
+        Judge {
+            world: &self.world,
+            node: self.node,
+            config: &self.config,
+            name,
+        }
     }
 
     async fn pull(&mut self, draw: Draw) {

@@ -10,7 +10,8 @@
 //! **Excused.** A slot that was declared a gap may be empty. A damaged record may keep its entry or have a filler, and no key
 //! leads to it. Entries and keys of records below the log's start are leftovers of deleted files. A committed offset may lie
 //! below the queue's minimum: retention takes what a group has not consumed. The files of the index are judged after a
-//! stop in order alone, since a broker builds them behind its other work; after a start it is asked for keys instead.
+//! stop in order alone, and up to the newest record that they name, since a broker builds them behind its other work and goes
+//! on with them at its next start; after a start it is asked for keys instead, of any record.
 //!
 //! **How.** The log is walked record by record by a parser of our own (`stored.rs`); each record is looked for in its slot, each
 //! slot in the log, each key in the index and each index entry in the log. O(n).
@@ -287,12 +288,14 @@ fn names(snapshot: &Snapshot, entry: &StoredEntry, record: &StoredRecord) -> boo
 fn index(snapshot: &Snapshot, tell: &mut impl FnMut(String)) {
     let stored = &snapshot.stored;
     let reachable = reachable(stored);
+    let newest = stored.index.iter().map(|(_, position)| *position).max();
     let mut keys: HashSet<(u32, u64)> = HashSet::new();
     for record in &stored.records {
+        let is_indexed = newest.is_some_and(|newest| record.position < newest);
         for key in &record.keys {
             let entry = (*key, record.position);
             keys.insert(entry);
-            if !reachable.contains(&entry) {
+            if is_indexed && !reachable.contains(&entry) {
                 tell(format!(
                     "the index does not lead to a key of the record at {}",
                     record.position

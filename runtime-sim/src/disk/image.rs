@@ -4,6 +4,7 @@
 //! beside it; a sync forgets those, a power loss goes back to them and re-applies what happened to reach the device.
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
+use std::ops::Range;
 use std::sync::Arc;
 
 use bytes::{Bytes, BytesMut};
@@ -33,7 +34,16 @@ struct Unsynced {
     at: u64,
     /// A sync has failed since: the kernel believes the pages clean and will not write them again.
     abandoned: bool,
+    /// Sectors of an abandoned change that a later write has made dirty again, and that a sync has written since, whole: this
+    /// change's bytes went with them, below the later ones.
+    overtaken: Vec<Range<u64>>,
     change: Change,
+}
+
+impl Unsynced {
+    fn is_overtaken(&self, sector: u64) -> bool {
+        self.overtaken.iter().any(|sectors| sectors.contains(&sector))
+    }
 }
 
 /// A write that the device is going to put elsewhere.
@@ -171,6 +181,7 @@ impl Image {
             number: self.changes,
             at,
             abandoned: false,
+            overtaken: Vec::new(),
             change,
         });
     }
@@ -189,6 +200,7 @@ impl Image {
         } else {
             for entry in done {
                 self.unsynced_bytes -= entry.change.size();
+                self.overtake(&entry);
                 self.apply_to_durable(&entry.change, |_| true);
             }
         }
@@ -196,6 +208,21 @@ impl Image {
             self.replace_on_device(write.offset, &write.old);
             self.replace_on_device(write.lands, &write.data);
         }
+    }
+
+    /// What abandoned changes left in the sectors of a change that reaches the device goes with it.
+    fn overtake(&mut self, by: &Unsynced) {
+        let sectors = by.change.sectors();
+        let mut all = std::mem::take(&mut self.unsynced);
+        for older in all
+            .iter_mut()
+            .filter(|older| older.abandoned && older.number < by.number)
+        {
+            let is_common = |sector| sectors.contains(&sector) && !older.is_overtaken(sector);
+            self.apply_to_durable(&older.change, is_common);
+            older.overtaken.push(sectors.clone());
+        }
+        self.unsynced = all;
     }
 
     /// The write of `data` at `offset`, which comes next, will land elsewhere once it is synced.
@@ -351,13 +378,15 @@ impl Image {
                 }
                 Some(Torn::Nowhere) => {
                     effects.writes_kept += 1;
-                    self.apply_to_durable(&entry.change, |_| true);
+                    self.apply_to_durable(&entry.change, |sector| !entry.is_overtaken(sector));
                 }
                 Some(torn) => {
                     effects.writes_torn += 1;
                     effects.bytes_lost += size / 2;
                     let first = entry.change.first_sector();
-                    self.apply_to_durable(&entry.change, |sector| torn.keeps(sector, sector - first));
+                    self.apply_to_durable(&entry.change, |sector| {
+                        torn.keeps(sector, sector - first) && !entry.is_overtaken(sector)
+                    });
                 }
             }
         }
@@ -421,6 +450,15 @@ impl Change {
             Change::Write { offset, .. } | Change::Zero { offset, .. } => offset / SECTOR_SIZE,
             Change::Grow { .. } => 0,
         }
+    }
+
+    fn sectors(&self) -> Range<u64> {
+        let (offset, size) = match self {
+            Change::Write { offset, data } => (*offset, data.len() as u64),
+            Change::Zero { offset, size } => (*offset, *size),
+            Change::Grow { .. } => (0, 0),
+        };
+        offset / SECTOR_SIZE..(offset + size).div_ceil(SECTOR_SIZE)
     }
 
     fn size(&self) -> u64 {

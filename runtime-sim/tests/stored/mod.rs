@@ -2,6 +2,7 @@
 
 #![allow(dead_code, reason = "each test file uses its part")]
 
+pub(crate) mod judge;
 pub(crate) mod model;
 
 use std::collections::BTreeMap;
