@@ -20,7 +20,7 @@ use orrery_runtime_sim::{NodeId, SimRuntime, World};
 
 use crate::plan::{BrokerPlan, ClientPlan, Flush, GroupPlan, Order, Plan, Produces};
 use crate::recorder::Recorder;
-use crate::stores::{Directory, STORE};
+use crate::stores::{AT_REST, AT_WORK, Directory, STORE};
 use crate::workload::{Listen, produce};
 
 pub(crate) const NAME_SERVER_PORT: u16 = 9876;
@@ -256,8 +256,8 @@ impl BrokerProcess {
             Ok(broker) => broker,
             Err(error) => panic!("{} does not start: {error}", self.name),
         };
-        let is_at_work = !self.shared.is_stopped();
-        self.directory().after_start(&rt, broker.store(), is_at_work).await;
+        let effort = if self.shared.is_stopped() { AT_REST } else { AT_WORK };
+        self.directory().after_start(&rt, broker.store(), effort).await;
         self.starts.fetch_add(1, Ordering::Relaxed);
         self.is_told_to_stop.until(|stop| *stop).await;
         broker.shutdown().await;

@@ -28,18 +28,20 @@ const FAR: i64 = 4_000_000_000_000;
 
 /// How many questions a start is asked.
 #[derive(Clone, Copy, Debug)]
-struct Effort {
+pub(crate) struct Effort {
     queues: usize,
     times: usize,
     keys: usize,
 }
 
-const AT_WORK: Effort = Effort {
+/// While clients work.
+pub(crate) const AT_WORK: Effort = Effort {
     queues: 2,
     times: 2,
     keys: 4,
 };
-const AT_REST: Effort = Effort {
+/// Afterwards.
+pub(crate) const AT_REST: Effort = Effort {
     queues: 64,
     times: 8,
     keys: 64,
@@ -53,26 +55,39 @@ pub(crate) struct Directory<'a> {
     pub(crate) recorder: &'a Recorder,
 }
 
+/// What a start has left, and whom to ask about it.
+struct Start<'a> {
+    store: &'a Store<SimRuntime>,
+    files: Files<'a>,
+    stored: Stored,
+    /// The queues when the files were read.
+    bounds: BTreeMap<(String, i32), Bounds>,
+    effort: Effort,
+}
+
 impl Directory<'_> {
     /// Right after the broker has started.
-    pub(crate) async fn after_start(&self, rt: &SimRuntime, store: &Store<SimRuntime>, is_at_work: bool) {
+    pub(crate) async fn after_start(&self, rt: &SimRuntime, store: &Store<SimRuntime>, effort: Effort) {
         // Facts carry the node's time, which a stall of its disk lets run ahead of the true one that the history has.
         rt.sleep(Duration::from_micros(1)).await;
         let (world, node) = (rt.world(), rt.node());
         let bytes = read(world, node);
         let files = self.files(&bytes);
-        let stored = files.read(false);
-        let before = bounds(store);
-        self.tell(&stored, false, said(&before));
+        let start = Start {
+            store,
+            stored: files.read(false),
+            files,
+            bounds: bounds(store),
+            effort,
+        };
+        self.tell(start.stored.clone(), false, said(&start.bounds));
         let draw = world
             .draw("questions")
             .with(node.index() as u64)
             .with(world.now().as_nanos() as u64);
-        let effort = if is_at_work { AT_WORK } else { AT_REST };
-        self.search_by_time(store, &stored, &before, draw.with(1), effort).await;
+        self.search_by_time(&start, draw.with(1)).await;
         if self.index_slots.is_some() {
-            self.search_by_key(rt, store, &files, &stored, &before, draw.with(2), effort)
-                .await;
+            self.search_by_key(&start, rt, draw.with(2)).await;
         }
     }
 
@@ -86,7 +101,7 @@ impl Directory<'_> {
         if self.index_slots.is_none() {
             stored.records.iter_mut().for_each(|record| record.keys.clear());
         }
-        self.tell(&stored, true, Vec::new());
+        self.tell(stored, true, Vec::new());
     }
 
     fn files<'a>(&self, bytes: &'a BTreeMap<PathBuf, Bytes>) -> Files<'a> {
@@ -94,24 +109,21 @@ impl Directory<'_> {
         Files::new(bytes.iter().map(|(path, bytes)| (path.as_path(), &bytes[..])), slots)
     }
 
-    fn tell(&self, stored: &Stored, complete: bool, bounds: Vec<StoredBounds>) {
+    fn tell(&self, stored: Stored, complete: bool, bounds: Vec<StoredBounds>) {
         self.recorder.tell(Event::Stored {
             broker: self.name.to_owned(),
             complete,
-            stored: Box::new(stored.clone()),
+            stored: Box::new(stored),
             bounds,
         });
     }
 
-    async fn search_by_time(
-        &self,
-        store: &Store<SimRuntime>,
-        stored: &Stored,
-        before: &BTreeMap<(String, i32), Bounds>,
-        draw: Draw,
-        effort: Effort,
-    ) {
-        let queues: Vec<_> = before.iter().filter(|(_, bounds)| bounds.max > bounds.min).collect();
+    async fn search_by_time(&self, start: &Start<'_>, draw: Draw) {
+        let Start {
+            store, stored, effort, ..
+        } = start;
+        let filled = start.bounds.iter().filter(|(_, bounds)| bounds.max > bounds.min);
+        let queues: Vec<_> = filled.collect();
         for (number, ((topic, id), bounds)) in some(&queues, effort.queues, draw).into_iter().enumerate() {
             let draw = draw.with(1_000 + number as u64);
             let Some(topic_number) = stored.topics.iter().position(|name| name == topic) else {
@@ -151,29 +163,22 @@ impl Directory<'_> {
         }
     }
 
-    #[expect(clippy::too_many_arguments, reason = "what was read, and who is asked")]
-    async fn search_by_key(
-        &self,
-        rt: &SimRuntime,
-        store: &Store<SimRuntime>,
-        files: &Files<'_>,
-        stored: &Stored,
-        before: &BTreeMap<(String, i32), Bounds>,
-        draw: Draw,
-        effort: Effort,
-    ) {
+    async fn search_by_key(&self, start: &Start<'_>, rt: &SimRuntime, draw: Draw) {
+        let stored = &start.stored;
         let is_visible = |record: &&StoredRecord| {
             let queue = (stored.topics[record.topic as usize].clone(), record.queue);
-            let bounds = before.get(&queue);
+            let bounds = start.bounds.get(&queue);
             record.is_queued && !record.is_damaged && bounds.is_some_and(|bounds| record.offset < bounds.max)
         };
         let records: Vec<&StoredRecord> = stored.records.iter().filter(is_visible).collect();
-        for record in some(&records, effort.keys, draw) {
-            let Some(key) = files.unique_key(record) else { continue };
+        for record in some(&records, start.effort.keys, draw) {
+            let Some(key) = start.files.unique_key(record) else {
+                continue;
+            };
             let mut found = Vec::new();
             for _ in 0..TRIES {
                 let times = (WallMillis(0), WallMillis(FAR));
-                let Ok(answer) = store.query(&key.topic, &key.key, 64, times.0, times.1).await else {
+                let Ok(answer) = start.store.query(&key.topic, &key.key, 64, times.0, times.1).await else {
                     return;
                 };
                 found = answer.iter().filter_map(|record| position(record)).collect();

@@ -5,14 +5,15 @@
 //!
 //! **Why clients depend on it.** Operators reset groups to a time, consumers start from one: an offset too high skips messages.
 //!
-//! **Excused.** A damaged record may count, by the time that it says, or not. A question is asked of a queue that stands still: who records an answer has seen
-//! the queue's bounds unchanged since the snapshot.
+//! **Excused.** A damaged record may count, by the time that it says, or not. A question is asked of a queue that stands still: who
+//! records an answer has seen the queue's bounds unchanged since the snapshot.
 //!
 //! **How.** Look the time up in the records of the store's latest snapshot, one after the other. O(n) per question.
 
 use super::{Findings, Property};
 use crate::history::{Boundary, Recorded};
 use crate::ledger::{Ledger, Search, Snapshot};
+use crate::stored::StoredRecord;
 
 pub(super) const PROPERTY: Property = Property {
     id: "C28",
@@ -26,8 +27,8 @@ fn check(ledger: &Ledger, findings: &mut Findings) {
         let Some(snapshot) = ledger.snapshots.get(search.snapshot) else {
             continue;
         };
-        let expected = expected(snapshot, search, false);
-        if search.offset != expected && search.offset != self::expected(snapshot, search, true) {
+        let expected = expected(snapshot, search, |record| !record.is_damaged);
+        if search.offset != expected && search.offset != self::expected(snapshot, search, |_| true) {
             findings.violation(
                 search.t,
                 format!(
@@ -39,13 +40,13 @@ fn check(ledger: &Ledger, findings: &mut Findings) {
     }
 }
 
-fn expected(snapshot: &Snapshot, search: &Search, with_damaged: bool) -> i64 {
+fn expected(snapshot: &Snapshot, search: &Search, counts: fn(&StoredRecord) -> bool) -> i64 {
     let stored = &snapshot.stored;
     let topic = stored.topics.iter().position(|topic| *topic == search.queue.topic);
     let records = stored
         .records
         .iter()
-        .filter(|record| record.is_queued && (with_damaged || !record.is_damaged))
+        .filter(|record| record.is_queued && counts(record))
         .filter(|record| Some(record.topic as usize) == topic && record.queue == search.queue.id);
     let mut bounds = snapshot.bounds.iter();
     // What lies behind the end is written and not yet visible.
