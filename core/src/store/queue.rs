@@ -7,7 +7,7 @@
 //! once. Source of the format: `store/ConsumeQueue.java`.
 
 use std::collections::{BTreeMap, VecDeque};
-use std::ops::ControlFlow;
+use std::ops::{ControlFlow, Range};
 use std::path::PathBuf;
 use std::sync::atomic::{AtomicI64, Ordering};
 use std::sync::{Arc, Mutex};
@@ -15,6 +15,7 @@ use std::sync::{Arc, Mutex};
 use bytes::Bytes;
 
 use super::layout::{ENTRY_SIZE, Entry, file_name};
+use super::trust::READ_BACK_SIZE;
 use super::{Bounds, StoreError};
 use crate::runtime::{Disk, DiskError, File, OpenMode};
 use crate::sync::lock;
@@ -32,6 +33,10 @@ const VISIT_COUNT: usize = 64;
 /// tenth of a second.
 const LOAD_COUNT: i64 = 3276;
 const READ_AHEAD_SIZE: u64 = 1 << 20;
+
+/// Entries that may come from the device along with one: those of its page before it, and of what the kernel reads ahead.
+const READ_BACK_BEFORE: i64 = 256;
+const READ_BACK_BEHIND: i64 = (READ_BACK_SIZE / ENTRY_SIZE) as i64;
 
 /// What a push found.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -109,6 +114,56 @@ impl Tail {
     }
 }
 
+/// Which entries are in memory as this process wrote them, or as a pull found them right. No other entry decides by itself what is
+/// handed out: it may have rotted on the device.
+#[derive(Debug)]
+struct Vouched {
+    /// Entries from there on were written by this process.
+    own_from: i64,
+    /// Their records were checked, and are theirs.
+    checked: Range<i64>,
+}
+
+impl Vouched {
+    fn from(own_from: i64) -> Vouched {
+        Vouched {
+            own_from,
+            checked: own_from..own_from,
+        }
+    }
+
+    fn covers(&self, from: i64, until: i64) -> bool {
+        let from = if self.checked.contains(&from) {
+            self.checked.end
+        } else {
+            from
+        };
+        from >= self.own_from.min(until)
+    }
+
+    /// Keeps one range: a second reader of old entries, elsewhere, has its own made the one in turn.
+    fn add(&mut self, from: i64, until: i64) {
+        let checked = &mut self.checked;
+        let joins = from <= checked.end && checked.start <= until;
+        *checked = match joins && !checked.is_empty() {
+            true => checked.start.min(from)..checked.end.max(until),
+            false => from..until,
+        };
+    }
+
+    /// The entry at `offset` is about to come from the device; those from `in_memory` on are kept by the process itself.
+    fn remove_around(&mut self, offset: i64, in_memory: i64) {
+        let (from, until) = (
+            offset.saturating_sub(READ_BACK_BEFORE),
+            offset.saturating_add(READ_BACK_BEHIND),
+        );
+        self.own_from = self.own_from.max(until.min(in_memory));
+        if self.checked.start < until {
+            self.checked.end = self.checked.end.min(from).max(self.checked.start);
+        }
+    }
+}
+
 /// An open file of the queue.
 #[derive(Clone, Debug)]
 struct QueueFile<F> {
@@ -128,8 +183,15 @@ struct QueueState<F> {
     /// them syncs the folder, too.
     names_doubted: bool,
     deleted: bool,
+    vouched: Vouched,
     /// Slots below this offset may hold entries on disk, whatever `next` is.
     extent: i64,
+}
+
+impl<F> QueueState<F> {
+    fn note_cold(&mut self, offset: i64) {
+        self.vouched.remove_around(offset, self.tail.start);
+    }
 }
 
 /// A queue with its files.
@@ -183,6 +245,7 @@ impl<F: File> Queue<F> {
                 files,
                 folder_synced: true,
                 deleted: false,
+                vouched: Vouched::from(parts.next),
                 extent: parts.extent.max(parts.next),
             }),
         }
@@ -251,6 +314,7 @@ impl<F: File> Queue<F> {
         let mut state = lock(&self.state);
         state.min = offset;
         state.tail = Tail::new(offset);
+        state.vouched = Vouched::from(offset);
     }
 
     /// Recovery only: entries from `next` on are to be pushed again.
@@ -259,6 +323,17 @@ impl<F: File> Queue<F> {
         assert!(state.min <= next, "a cut does not move a queue's start");
         assert!(next <= state.tail.next(), "a cut does not add entries");
         state.tail = Tail::new(next);
+        state.vouched = Vouched::from(next);
+    }
+
+    /// Whether the entries `[from, until)` are known to be right.
+    pub(crate) fn vouches(&self, from: i64, until: i64) -> bool {
+        lock(&self.state).vouched.covers(from, until)
+    }
+
+    /// The records that the entries `[from, until)` name were checked, and are theirs.
+    pub(crate) fn vouch(&self, from: i64, until: i64) {
+        lock(&self.state).vouched.add(from, until);
     }
 
     /// Shows up to `count` entries from `offset` on to `visit`. `None` if some are not in memory.
@@ -311,7 +386,7 @@ impl<F: File> Queue<F> {
     /// read soon, then. `None` if no file has them.
     pub(crate) async fn load(&self, offset: i64) -> Result<Option<Bytes>, DiskError> {
         let (file, next_file, within, size) = {
-            let state = lock(&self.state);
+            let mut state = lock(&self.state);
             let until = state.tail.next().min(offset.saturating_add(LOAD_COUNT));
             if (state.tail.start..until).contains(&offset) {
                 let mut bytes = Vec::new();
@@ -321,6 +396,7 @@ impl<F: File> Queue<F> {
                 return Ok(Some(bytes.into()));
             }
             let (start, within, size) = self.locate(offset, until.min(state.tail.start));
+            state.note_cold(offset);
             match state.files.get(&start) {
                 Some(queue_file) => {
                     let next_file = state.files.get(&(start + self.file_size));
@@ -344,7 +420,7 @@ impl<F: File> Queue<F> {
     pub(crate) async fn entry(&self, offset: i64) -> Result<Option<Entry>, DiskError> {
         let (start, within, size) = self.locate(offset, offset + 1);
         let file = {
-            let state = lock(&self.state);
+            let mut state = lock(&self.state);
             if offset < 0 || offset >= state.tail.next() {
                 return Ok(None);
             }
@@ -358,7 +434,9 @@ impl<F: File> Queue<F> {
             if queue_file.file.read_resident(within, &mut buffer[..size])? {
                 return Ok(Entry::decode(&buffer[..size]));
             }
-            queue_file.file.clone()
+            let file = queue_file.file.clone();
+            state.note_cold(offset);
+            file
         };
         Ok(Entry::decode(&file.read(within, size).await?))
     }
@@ -628,6 +706,26 @@ mod tests {
         assert_eq!(tail.push(6, entry(100)), Pushed::Further);
         tail.wrote(2);
         assert_eq!(tail.push(7, entry(200)), Pushed::First);
+    }
+
+    #[test]
+    fn entries_are_vouched_for_until_their_neighbourhood_comes_from_the_device() {
+        let far = READ_BACK_BEHIND;
+        let mut vouched = Vouched::from(10 * far);
+        assert!(vouched.covers(10 * far, 11 * far) && !vouched.covers(10 * far - 1, 10 * far));
+        vouched.add(0, 600);
+        vouched.add(600, 700);
+        assert!(vouched.covers(0, 700) && !vouched.covers(0, 701));
+        vouched.remove_around(500, 20 * far);
+        assert!(vouched.covers(0, 500 - READ_BACK_BEFORE) && !vouched.covers(0, 501 - READ_BACK_BEFORE));
+        assert!(vouched.covers(10 * far, 11 * far), "far behind");
+        vouched.remove_around(10 * far, 20 * far);
+        assert!(!vouched.covers(11 * far - 1, 11 * far) && vouched.covers(11 * far, 12 * far));
+        vouched.remove_around(20 * far - 5, 20 * far);
+        assert!(vouched.covers(20 * far, 21 * far), "the process has these itself");
+        vouched.add(20 * far - 3, 20 * far);
+        assert!(vouched.covers(20 * far - 3, 20 * far + 1), "both kinds");
+        assert!(!vouched.covers(0, 1), "one range is kept");
     }
 
     proptest! {

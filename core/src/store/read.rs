@@ -20,15 +20,16 @@ use bytes::{Bytes, BytesMut};
 
 use super::dispatch::places;
 use super::layout::{ENTRY_SIZE, Entry};
+use super::queue::Queue;
 use super::scan::{Step, step};
-use super::select::{Picked, Reach, Selection, Taken, by_bounds, extent, runs};
+use super::select::{Picked, Reach, Selection, Taken, by_bounds, extent, runs, span};
 use super::trust::READ_BACK_SIZE;
 use super::walkers::Visit;
 use super::{
     Boundary, Bounds, GetRequest, GetStatus, Got, QueueOf, Shared, Store, StoreError, TagFilter, TransferLimit,
 };
 use crate::protocol::message::{RecordView, STORE_TIME_PREFIX_SIZE, store_time};
-use crate::runtime::{DiskError, DiskErrorKind, Runtime, WallMillis};
+use crate::runtime::{DiskError, DiskErrorKind, File, Runtime, WallMillis};
 use crate::sync::lock;
 use crate::types::PhysicalOffset;
 
@@ -89,13 +90,10 @@ impl<R: Runtime> Store<R> {
         let Some(mut selection) = selection.filter(|selection| !meets_address || !selection.is_untouched()) else {
             return Hot::ColdEntries;
         };
-        if let Some(taken) = shared.take_pieces(&mut selection) {
-            return Hot::Got(selection.got(bounds, taken));
-        }
         if shared.is_coming(&selection) {
             return Hot::ColdRecords;
         }
-        let Ok(Some(taken)) = shared.take_resident(&mut selection, form) else {
+        let Ok(Some(taken)) = shared.take_ready(queue, &mut selection, form) else {
             return Hot::ColdRecords;
         };
         Hot::Got(selection.got(bounds, taken))
@@ -136,17 +134,15 @@ impl<R: Runtime> Store<R> {
             None => shared.select_loaded(&queue, request, limit, bounds).await?,
         };
         shared.wait_for_piece(&selection).await;
-        if let Some(taken) = shared.take_pieces(&mut selection) {
-            return Ok(selection.got(bounds, taken));
-        }
         // Only the queue's entries were cold, perhaps.
-        if let Ok(Some(taken)) = shared.take_resident(&mut selection, form) {
+        if let Ok(Some(taken)) = shared.take_ready(&queue, &mut selection, form) {
             return Ok(selection.got(bounds, taken));
         }
         if !shared.note_walk(&selection, Found::Cold) {
             selection.keep_within(shared.config.transfer_on_disk);
         }
         let taken = shared.take_cold(&selection).await?;
+        vouch(&queue, &selection, &taken);
         Ok(selection.got(bounds, taken))
     }
 
@@ -218,6 +214,16 @@ enum Found {
     Cold,
 }
 
+/// Records of a pull that need no waiting.
+#[derive(Default)]
+struct Ready {
+    taken: Taken,
+    /// How many of the selection they are, those left out included.
+    count: usize,
+    /// Some had to be checked.
+    was_unchecked: bool,
+}
+
 /// What there is without waiting.
 enum Hot {
     Got(Got),
@@ -225,6 +231,14 @@ enum Hot {
     ColdEntries,
     /// The first records are not in memory, or are being read ahead.
     ColdRecords,
+}
+
+/// All records of a pull were checked: if each of its entries led to one, the entries are right.
+fn vouch<F: File>(queue: &Queue<F>, selection: &Selection<'_>, taken: &Taken) {
+    let from = selection.request.offset;
+    if selection.next_offset - from == taken.count as i64 {
+        queue.vouch(from, selection.next_offset);
+    }
 }
 
 fn scan_count(request: &GetRequest<'_>) -> usize {
@@ -306,24 +320,52 @@ impl<R: Runtime> Shared<R> {
         Ok(filter.with_extension(known.await))
     }
 
-    /// Takes the selection's records as far as they were read ahead, cuts it there, and tells the walkers. `None` if the first one
-    /// was not.
-    fn take_pieces(&self, selection: &mut Selection<'_>) -> Option<Taken> {
+    /// Takes the selection's records as far as they are ready: read ahead, or in memory. Cuts it there, and tells the walkers. `None`
+    /// if the first one is not.
+    fn take_ready(
+        &self,
+        queue: &QueueOf<R>,
+        selection: &mut Selection<'_>,
+        form: Form,
+    ) -> Result<Option<Taken>, DiskError> {
+        if selection.picked.is_empty() {
+            return Ok(Some(Taken::default()));
+        }
+        let mut ready = Ready::default();
+        self.take_pieces(selection, &mut ready);
+        let is_vouched = queue.vouches(selection.request.offset, selection.next_offset);
+        if is_vouched && form == Form::Slices {
+            self.slice_resident(&selection.picked[ready.count..], &mut ready)?;
+        }
+        self.copy_resident(selection, &mut ready)?;
+        if ready.count == 0 {
+            return Ok(None);
+        }
+        selection.keep(ready.count);
+        if !is_vouched {
+            vouch(queue, selection, &ready.taken);
+        }
+        let found = if ready.was_unchecked {
+            Found::Unchecked
+        } else {
+            Found::Checked
+        };
+        self.note_walk(selection, found);
+        Ok(Some(ready.taken))
+    }
+
+    fn take_pieces(&self, selection: &Selection<'_>, ready: &mut Ready) {
         if !self.has_walkers.load(Ordering::Relaxed) {
-            return None;
+            return;
         }
         let request = selection.request;
         let is_good = |bytes: &[u8], picked: &Picked| self.is_good(bytes, request, picked);
         let (taken, from_memory) = lock(&self.pieces).take(request.topic, request.queue_id, &selection.picked, is_good);
-        if taken.count == 0 {
-            return None;
-        }
-        selection.keep(taken.count);
         if from_memory {
-            self.trust_all(&selection.picked);
+            self.trust_all(&selection.picked[..taken.count]);
         }
-        self.note_walk(selection, Found::Checked);
-        Some(taken)
+        ready.count = taken.count;
+        ready.taken = taken;
     }
 
     /// Whether the selection's first record is being read ahead.
@@ -344,71 +386,49 @@ impl<R: Runtime> Shared<R> {
         }
     }
 
-    /// Takes the selection's records as far as they are in memory, cuts it there, and tells the walkers. `None` if the first one is
-    /// not.
-    fn take_resident(&self, selection: &mut Selection<'_>, form: Form) -> Result<Option<Taken>, DiskError> {
-        let Some(first) = selection.picked.first() else {
-            return Ok(Some(Taken::default()));
-        };
-        let is_trusted = self.trusts(first.start, first.end());
-        let taken = match is_trusted && form != Form::Copies {
-            true => self.slice_resident(selection)?,
-            false => self.copy_resident(selection)?,
-        };
-        if taken.is_some() {
-            let found = if is_trusted { Found::Checked } else { Found::Unchecked };
-            self.note_walk(selection, found);
-        }
-        Ok(taken)
-    }
-
     /// Slices of what this process wrote or checked.
-    fn slice_resident(&self, selection: &mut Selection<'_>) -> Result<Option<Taken>, DiskError> {
-        let mut taken = Taken::default();
-        let (start, end) = selection.span().unwrap_or_default();
+    fn slice_resident(&self, picked: &[Picked], ready: &mut Ready) -> Result<(), DiskError> {
+        let (start, end) = span(picked).unwrap_or_default();
         let all = end - start <= SPAN_SIZE_MAX
             && self.trusts(start, end)
             && self.files.resident(start, (end - start) as usize);
-        for run in runs(&selection.picked) {
+        for run in runs(picked) {
             let (start, size) = extent(run);
             let is_ready = all || self.trusts(start, start + size as u64) && self.files.resident(start, size);
             if !is_ready {
                 break;
             }
-            taken.chunks.push(self.files.read_hot(start, size)?);
-            taken.count += run.len();
-            taken.bytes += size;
+            ready.taken.put(self.files.read_hot(start, size)?);
+            ready.taken.count += run.len();
+            ready.count += run.len();
         }
-        if taken.count == 0 {
-            return Ok(None);
-        }
-        selection.keep(taken.count);
-        Ok(Some(taken))
+        Ok(())
     }
 
     /// Copies of what may have come from the device, checked.
-    fn copy_resident(&self, selection: &mut Selection<'_>) -> Result<Option<Taken>, DiskError> {
-        let mut buffer = BytesMut::zeroed(selection.bytes());
+    fn copy_resident(&self, selection: &Selection<'_>, ready: &mut Ready) -> Result<(), DiskError> {
+        let picked = &selection.picked[ready.count..];
+        let mut buffer = BytesMut::zeroed(picked.iter().map(|record| record.size as usize).sum());
         let (mut size_read, mut count_read) = (0, 0);
-        for run in runs(&selection.picked) {
+        for run in runs(picked) {
             let (start, size) = extent(run);
-            if !self
-                .files
-                .read_resident(start, &mut buffer[size_read..size_read + size])?
-            {
+            let place = &mut buffer[size_read..size_read + size];
+            // What follows a piece is going to be read ahead: the kernel need not hear of it.
+            let is_wanted = ready.count == 0 || self.files.resident(start, size);
+            if !is_wanted || !self.files.read_resident(start, place)? {
                 break;
             }
             size_read += size;
             count_read += run.len();
         }
-        if count_read == 0 {
-            return Ok(None);
+        if count_read > 0 {
+            buffer.truncate(size_read);
+            let copied = &picked[..count_read];
+            self.put_checked(buffer.freeze(), selection.request, copied, &mut ready.taken);
+            ready.was_unchecked = true;
+            ready.count += count_read;
         }
-        selection.keep(count_read);
-        buffer.truncate(size_read);
-        let mut taken = Taken::default();
-        self.put_checked(buffer.freeze(), selection.request, &selection.picked, &mut taken);
-        Ok(Some(taken))
+        Ok(())
     }
 
     /// Reads records wherever they are; those that fail their check are left out.
@@ -479,19 +499,24 @@ impl<R: Runtime> Shared<R> {
         trust.covers(start, end)
     }
 
+    /// The stretch is about to come from the device, and what the kernel reads ahead.
+    fn note_cold(&self, start: u64, end: u64) {
+        let back = end.saturating_add(READ_BACK_SIZE).min(self.confirmed());
+        let mut trust = self.trust.write().unwrap_or_else(PoisonError::into_inner);
+        trust.remove(start, back);
+    }
+
     /// Tells the walkers of a pull. Whether it belongs to a walk that is read ahead for.
     fn note_walk(&self, selection: &Selection<'_>, found: Found) -> bool {
         if found == Found::Checked && !self.has_walkers.load(Ordering::Relaxed) {
             return false;
         }
-        let Some((start, end)) = selection.span() else {
+        let Some((start, end)) = span(&selection.picked) else {
             return false;
         };
         let confirmed = self.confirmed();
         if found == Found::Cold {
-            let back = end.saturating_add(READ_BACK_SIZE).min(confirmed);
-            let mut trust = self.trust.write().unwrap_or_else(PoisonError::into_inner);
-            trust.remove(start, back);
+            self.note_cold(start, end);
         }
         let visit = Visit {
             start,
@@ -549,6 +574,7 @@ impl<R: Runtime> Shared<R> {
             return Ok(buffer.freeze());
         }
         drop(buffer);
+        self.note_cold(position, position + size as u64);
         self.files.read(position, size).await
     }
 

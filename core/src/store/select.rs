@@ -127,13 +127,6 @@ impl<'a> Selection<'a> {
         self.keep(count);
     }
 
-    /// First and last byte of the records, wherever those between lie; `None` without records.
-    pub(super) fn span(&self) -> Option<(u64, u64)> {
-        let start = self.picked.iter().map(|record| record.start).min()?;
-        let end = self.picked.iter().map(Picked::end).max()?;
-        Some((start, end))
-    }
-
     pub(super) fn bytes(&self) -> usize {
         self.bytes
     }
@@ -188,6 +181,13 @@ impl Taken {
 /// The stretches of neighbouring records. Each lies within one file: no record ends where its file ends.
 pub(super) fn runs(picked: &[Picked]) -> impl Iterator<Item = &[Picked]> {
     picked.chunk_by(|left, right| left.end() == right.start)
+}
+
+/// First and last byte of records, wherever those between lie; `None` without records.
+pub(super) fn span(picked: &[Picked]) -> Option<(u64, u64)> {
+    let start = picked.iter().map(|record| record.start).min()?;
+    let end = picked.iter().map(Picked::end).max()?;
+    Some((start, end))
 }
 
 /// First byte and size of a run.
