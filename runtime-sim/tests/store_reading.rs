@@ -148,14 +148,16 @@ fn a_walk_reads_each_record_from_the_device_once() {
         store.close().await.unwrap();
         world.power_loss(node);
         let store = open(&world.runtime(node)).await;
-        let (_, before) = world.disk_reads(node);
+        let (count_before, before) = world.disk_reads(node);
         let mut next = [0; 2];
         while next[0] < COUNT {
             for (queue_id, next) in next.iter_mut().enumerate() {
                 pull(&store, queue_id as i32, next).await;
             }
         }
-        let read = world.disk_reads(node).1 - before;
+        let (count, read) = world.disk_reads(node);
+        let (count, read) = (count - count_before, read - before);
+        println!("{count} reads of {read} bytes, the log has {size}");
         assert!(read <= size * 5 / 4, "{read} of {size}");
         store.close().await.unwrap();
     });

@@ -3,7 +3,7 @@
 //! | the records of a pull | how they are read | limits |
 //! |---|---|---|
 //! | read ahead and checked for a walk | slices of the piece, on the caller's thread | memory |
-//! | in memory, written or checked by this process | slices of the mapping, on the caller's thread; not looked at | memory |
+//! | in memory, written or checked by this process, as their queue entries are | slices of the mapping, on the caller's thread; not looked at | memory |
 //! | in memory otherwise (old ones after a start; fetched from the device) | copied and checked, on the caller's thread | memory |
 //! | being read ahead for a walk | waited for, then as above | memory |
 //! | not in memory, but the reader walks | read off the reactors and checked | memory |

@@ -266,6 +266,10 @@ mod tests {
         }
         let runs: Vec<_> = runs(&selection.picked).map(extent).collect();
         assert_eq!(runs, [(0, 200), (300, 100)]);
+        assert_eq!(span(&selection.picked), Some((0, 400)));
+        selection.picked.swap(0, 2);
+        assert_eq!(span(&selection.picked), Some((0, 400)), "in whatever order");
+        assert_eq!(span(&[]), None);
         assert_eq!(selection.next_offset, 4);
     }
 
