@@ -157,8 +157,9 @@ fn a_walk_reads_each_record_from_the_device_once() {
         }
         let (count, read) = world.disk_reads(node);
         let (count, read) = (count - count_before, read - before);
-        println!("{count} reads of {read} bytes, the log has {size}");
-        assert!(read <= size * 5 / 4, "{read} of {size}");
+        // A read for each of 15 files of the log, and some for the queues. A piece that is read and then not used costs hundreds.
+        assert!(count <= 40, "{count} reads");
+        assert!(read <= size * 21 / 20, "{read} of {size}");
         store.close().await.unwrap();
     });
 }
