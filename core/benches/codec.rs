@@ -1,17 +1,21 @@
 //! What the codec costs for a send of 1 KiB, next to its physical limit: moving its bytes once.
 //!
-//! `cargo bench -p orrery-core --bench codec`. The limit of decoding is zero copies, of encoding one copy of the frame
-//! (`memcpy` below); the rest is parsing and writing a header of some 400 bytes.
+//! `cargo bench -p orrery-core --bench codec`. Decoding copies no body, so its limit is passing over the headers once; encoding has to
+//! write each byte of the frame once. The rest is parsing and writing headers of some 400 bytes.
+
+mod beside;
 
 use std::hint::black_box;
 
 use bytes::{BufMut, Bytes, BytesMut};
-use criterion::{BatchSize, Criterion, Throughput, criterion_group, criterion_main};
+use criterion::{Criterion, criterion_group, criterion_main};
 use orrery_core::protocol::frame::{self, HeaderType, Limits, Outgoing};
 use orrery_core::protocol::header::{SendHeader, SendResponseHeader};
 use orrery_core::protocol::message::{Draft, Placement};
 use orrery_core::protocol::send_reply::SendReply;
 use orrery_core::protocol::{Command, Text, code};
+
+use beside::Beside;
 
 /// Frames per iteration: what a busy connection finds in a turn.
 const TURN_COUNT: usize = 64;
@@ -54,100 +58,117 @@ fn turn(header_type: HeaderType) -> BytesMut {
 }
 
 fn decode(criterion: &mut Criterion) {
-    let mut group = criterion.benchmark_group("decode 64 sends of 1 KiB");
-    group.throughput(Throughput::Elements(TURN_COUNT as u64));
+    let mut group = Beside::new(criterion, "decode 64 sends of 1 KiB", TURN_COUNT as u64);
     let limits = Limits::default();
     for (name, header_type) in [("json", HeaderType::Json), ("binary", HeaderType::Binary)] {
         let bytes = turn(header_type);
-        group.bench_function(format!("{name}: frame"), |bencher| {
-            let decode = |buffer: &mut BytesMut| {
-                while let Some(command) = frame::decode(buffer, &limits).unwrap() {
-                    black_box(&command);
-                }
-            };
-            bencher.iter_batched_ref(|| bytes.clone(), decode, BatchSize::SmallInput);
+        let header_bytes = bytes.len() - TURN_COUNT * 1024;
+        let limit = group.measure(&format!("{name}: limit, copy of the headers"), || {
+            let mut copy = Vec::with_capacity(header_bytes);
+            copy.extend_from_slice(black_box(&bytes[..header_bytes]));
+            copy
         });
-        group.bench_function(format!("{name}: frame and send header"), |bencher| {
-            let decode = |buffer: &mut BytesMut| {
-                while let Some(command) = frame::decode(buffer, &limits).unwrap() {
-                    black_box(SendHeader::read(&command.ext).unwrap());
-                }
-            };
-            bencher.iter_batched_ref(|| bytes.clone(), decode, BatchSize::SmallInput);
+        let bare = group.measure(&format!("{name}: copy of the turn, which the next two contain"), || {
+            bytes.clone()
         });
+        let frames = group.measure(&format!("{name}: frame"), || {
+            let mut buffer = bytes.clone();
+            while let Some(command) = frame::decode(&mut buffer, &limits).unwrap() {
+                black_box(&command);
+            }
+        });
+        let headers = group.measure(&format!("{name}: frame and send header"), || {
+            let mut buffer = bytes.clone();
+            while let Some(command) = frame::decode(&mut buffer, &limits).unwrap() {
+                black_box(SendHeader::read(&command.ext).unwrap());
+            }
+        });
+        group.ratio(
+            &format!("{name}: frame"),
+            frames.above(bare),
+            "a copy of the headers",
+            limit,
+        );
+        let what = format!("{name}: frame and send header");
+        group.ratio(&what, headers.above(bare), "a copy of the headers", limit);
     }
-    group.finish();
+    group.end();
 }
 
 fn encode(criterion: &mut Criterion) {
-    let mut group = criterion.benchmark_group("encode 64");
-    group.throughput(Throughput::Elements(TURN_COUNT as u64));
+    let mut group = Beside::new(criterion, "encode 64", TURN_COUNT as u64);
     let header = send_header();
     let body = Bytes::from(vec![b'x'; 1024]);
     let mut out = Outgoing::default();
-    group.bench_function("sends of 1 KiB", |bencher| {
-        bencher.iter(|| {
-            for opaque in 0..TURN_COUNT {
-                let mut command = Command::request(code::request::SEND_MESSAGE_V2).with_body(body.clone());
-                command.opaque = opaque as i32;
-                header.write(&mut command.ext);
-                frame::encode(&command, Vec::new(), &mut out).unwrap();
+    let sends = group.measure("sends of 1 KiB", || {
+        for opaque in 0..TURN_COUNT {
+            let mut command = Command::request(code::request::SEND_MESSAGE_V2).with_body(body.clone());
+            command.opaque = opaque as i32;
+            header.write(&mut command.ext);
+            frame::encode(&command, Vec::new(), &mut out).unwrap();
+        }
+        black_box(out.take()).clear();
+    });
+    let replies = |out: &mut Outgoing| {
+        for opaque in 0..TURN_COUNT {
+            let mut reply = Command::reply_to(opaque as i32, code::response::SUCCESS);
+            SendResponseHeader {
+                message_id: Text::from_static("7F00000100002A9F00000000000A3B7C"),
+                queue_id: 3,
+                queue_offset: 123_456,
+                transaction_id: Some(Text::from_static("7F0000010BB818B4AAC26CE9D5F80000")),
+                batch_unique_id: None,
+                recall_handle: None,
+                region: Text::from_static("DefaultRegion"),
+                trace_on: true,
             }
-            black_box(out.take()).clear();
-        });
+            .write(&mut reply.ext);
+            frame::encode(&reply, Vec::new(), out).unwrap();
+        }
+    };
+    replies(&mut out);
+    let reply_bytes: Vec<u8> = out.take().iter().flatten().copied().collect();
+    let answers = group.measure("replies to sends, as commands", || {
+        replies(&mut out);
+        black_box(out.take()).clear();
     });
     let places = [Placement {
         queue_offset: 123_456,
         physical_offset: 670_588,
         ..Placement::default()
     }];
-    group.bench_function("replies to sends, written straight", |bencher| {
-        bencher.iter(|| {
-            for opaque in 0..TURN_COUNT {
-                let reply = SendReply {
-                    opaque: opaque as i32,
-                    code: code::response::SUCCESS,
-                    store_host: Draft::new("", 0, b"").store_host,
-                    places: &places,
-                    queue_id: 3,
-                    queue_offset: 123_456,
-                    transaction_id: Some("7F0000010BB818B4AAC26CE9D5F80000"),
-                };
-                reply.encode(&mut out).unwrap();
-            }
-            black_box(out.take()).clear();
-        });
+    let straight = group.measure("replies to sends, written straight", || {
+        for opaque in 0..TURN_COUNT {
+            let reply = SendReply {
+                opaque: opaque as i32,
+                code: code::response::SUCCESS,
+                store_host: Draft::new("", 0, b"").store_host,
+                places: &places,
+                queue_id: 3,
+                queue_offset: 123_456,
+                transaction_id: Some("7F0000010BB818B4AAC26CE9D5F80000"),
+            };
+            reply.encode(&mut out).unwrap();
+        }
+        black_box(out.take()).clear();
     });
-    group.bench_function("replies to sends, as commands", |bencher| {
-        bencher.iter(|| {
-            for opaque in 0..TURN_COUNT {
-                let mut reply = Command::reply_to(opaque as i32, code::response::SUCCESS);
-                SendResponseHeader {
-                    message_id: Text::from_static("7F00000100002A9F00000000000A3B7C"),
-                    queue_id: 3,
-                    queue_offset: 123_456,
-                    transaction_id: Some(Text::from_static("7F0000010BB818B4AAC26CE9D5F80000")),
-                    batch_unique_id: None,
-                    recall_handle: None,
-                    region: Text::from_static("DefaultRegion"),
-                    trace_on: true,
-                }
-                .write(&mut reply.ext);
-                frame::encode(&reply, Vec::new(), &mut out).unwrap();
-            }
-            black_box(out.take()).clear();
-        });
-    });
-    let bytes = turn(HeaderType::Json);
-    let mut copy = Vec::with_capacity(bytes.len());
-    group.bench_function("the limit: memcpy of the frames", |bencher| {
-        bencher.iter(|| {
-            copy.clear();
-            copy.extend_from_slice(black_box(&bytes));
-            black_box(&copy);
-        });
-    });
-    group.finish();
+    let copy_of = |bytes: &[u8]| {
+        let mut copy = Vec::with_capacity(bytes.len());
+        copy.extend_from_slice(black_box(bytes));
+        copy
+    };
+    let frames = turn(HeaderType::Json);
+    let send_limit = group.measure("limit: copy of the sends", || copy_of(&frames));
+    let reply_limit = group.measure("limit: copy of the replies", || copy_of(&reply_bytes));
+    group.ratio("encode 64 sends", sends, "a copy of their bytes", send_limit);
+    group.ratio("encode 64 replies, as commands", answers, "a copy of their bytes", reply_limit);
+    group.ratio(
+        "encode 64 replies, written straight",
+        straight,
+        "a copy of their bytes",
+        reply_limit,
+    );
+    group.end();
 }
 
 criterion_group!(benches, decode, encode);

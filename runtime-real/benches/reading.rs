@@ -1,11 +1,21 @@
 //! Reading on this machine, everything in memory: pulls of neighbouring records (`Alone`) and of records that lie between those of
-//! seven other queues (`Mixed`), and look-ups by time, by key and by position. What a device adds is not measured here.
+//! seven other queues (`Mixed`), and look-ups by time, by key and by position. What a device adds is not measured here. The limit of each is
+//! the plain reads (`pread`) that it cannot do without, on the same files, with a CRC-32 where a record is handed out.
+//!
+//! Run: `cargo bench -p orrery-runtime-real --bench reading`.
 
+#[path = "../../core/benches/beside/mod.rs"]
+mod beside;
+
+use std::fs::File;
+use std::os::unix::fs::FileExt;
+use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
-use criterion::{Criterion, Throughput, criterion_group, criterion_main};
-use orrery_core::protocol::message::Draft;
+use beside::Beside;
+use criterion::{Criterion, criterion_group, criterion_main};
+use orrery_core::protocol::message::{self, Draft};
 use orrery_core::runtime::WallMillis;
 use orrery_core::store::{Boundary, GetRequest, Store, StoreConfig, TagFilter};
 use orrery_core::types::PhysicalOffset;
@@ -50,54 +60,131 @@ fn request(topic: &str, offset: i64) -> GetRequest<'_> {
     }
 }
 
-/// Pulls of 32 through the first part of a queue, over and over.
-fn pulls(criterion: &mut Criterion, store: &Store<Real>) {
-    let mut group = criterion.benchmark_group("pull");
-    group.throughput(Throughput::Elements(32));
-    for topic in ["Alone", "Mixed"] {
-        let mut offset = 0;
-        group.bench_function(format!("32 x 1 KiB of {topic}"), |bencher| {
-            bencher.iter(|| {
-                offset = (offset + 32) % 8_000;
-                let got = store.get_hot(&request(topic, offset)).expect("in memory");
-                assert_eq!(got.count, 32);
-                got
-            });
-        });
-    }
-    group.finish();
+/// The store's files, read by plain calls.
+struct Plain {
+    log: File,
+    queue: File,
+    index: File,
+    record_bytes: usize,
+    buffer: Vec<u8>,
 }
 
-fn look_ups(criterion: &mut Criterion, runtime: &tokio::runtime::Runtime, store: &Store<Real>) {
-    let mut group = criterion.benchmark_group("look-up");
-    let stored = |offset| runtime.block_on(store.store_time("Alone", 0, offset)).expect("read");
-    let first = stored(0).expect("a message");
-    let last = stored(i64::from(COUNT) - 1).expect("a message");
+impl Plain {
+    fn open(root: &Path) -> Plain {
+        let first_file = |folder: &str| {
+            let mut paths: Vec<_> = std::fs::read_dir(root.join(folder))
+                .expect("a folder")
+                .map(|entry| entry.expect("an entry").path())
+                .collect();
+            paths.sort();
+            File::open(paths.first().expect("a file")).expect("opens")
+        };
+        let log = first_file("commitlog");
+        let mut size = [0; 4];
+        log.read_exact_at(&mut size, 0).expect("read");
+        Plain {
+            log,
+            queue: first_file("consumequeue/Alone/0"),
+            index: first_file("index"),
+            record_bytes: u32::from_be_bytes(size) as usize,
+            buffer: vec![0; 32 * 20],
+        }
+    }
+
+    fn read(file: &File, buffer: &mut [u8], at: usize) {
+        file.read_exact_at(buffer, at as u64).expect("read");
+    }
+
+    /// 32 queue entries.
+    fn entries(&mut self, first: usize) {
+        Plain::read(&self.queue, &mut self.buffer, first * 20);
+    }
+
+    /// A queue entry and the store time of its record, for each step of a binary search.
+    fn search(&mut self, count: usize) {
+        let (mut low, mut high) = (0, count);
+        while low < high {
+            let middle = usize::midpoint(low, high);
+            Plain::read(&self.queue, &mut self.buffer[..20], middle * 20);
+            Plain::read(&self.log, &mut self.buffer[..8], middle * self.record_bytes + 56);
+            high = middle;
+            low += usize::from(self.buffer[0] > 200);
+        }
+    }
+
+    fn record(&mut self, at: usize) -> u32 {
+        self.buffer.resize(self.record_bytes, 0);
+        Plain::read(&self.log, &mut self.buffer, at);
+        message::body_crc(&self.buffer)
+    }
+
+    /// A slot, an item and the record.
+    fn key(&mut self, number: usize) -> u32 {
+        Plain::read(&self.index, &mut self.buffer[..4], 40 + number % 1000 * 4);
+        Plain::read(&self.index, &mut self.buffer[..20], 40 + 5_000_000 * 4 + number * 20);
+        self.record(number * self.record_bytes)
+    }
+}
+
+/// Pulls of 32 through the first part of a queue, over and over.
+fn pulls(criterion: &mut Criterion, store: &Store<Real>, plain: &mut Plain) {
+    let mut group = Beside::new(criterion, "pull", 32);
+    let mut first = 0;
+    let limit = group.measure("limit: read of 32 queue entries", || {
+        first = (first + 32) % 8_000;
+        plain.entries(first);
+    });
+    for topic in ["Alone", "Mixed"] {
+        let mut offset = 0;
+        let name = format!("32 x 1 KiB of {topic}");
+        let took = group.measure(&name, || {
+            offset = (offset + 32) % 8_000;
+            let got = store.get_hot(&request(topic, offset)).expect("in memory");
+            assert_eq!(got.count, 32);
+            got
+        });
+        group.ratio(&name, took, "a read of 32 queue entries", limit);
+    }
+    group.end();
+}
+
+fn look_ups(criterion: &mut Criterion, runtime: &tokio::runtime::Runtime, store: &Store<Real>, plain: &mut Plain) {
+    let mut group = Beside::new(criterion, "look-up", 1);
+    let stored = |offset| {
+        let time = runtime.block_on(store.store_time("Alone", 0, offset));
+        time.expect("read").expect("a message")
+    };
+    let (first, last) = (stored(0), stored(i64::from(COUNT) - 1));
     let mut step = 0;
-    group.bench_function(format!("by time among {COUNT}"), |bencher| {
-        bencher.iter(|| {
-            step = (step + 17) % last.millis_since(first).max(1);
-            let time = WallMillis(first.0 + step);
-            let look_up = store.offset_by_time("Alone", 0, time, Boundary::Lower);
-            runtime.block_on(look_up).expect("read")
-        });
+    let took = group.measure("by time", || {
+        step = (step + 17) % last.millis_since(first).max(1);
+        let time = WallMillis(first.0 + step);
+        let look_up = store.offset_by_time("Alone", 0, time, Boundary::Lower);
+        runtime.block_on(look_up).expect("read")
     });
+    let limit = group.measure("limit: the reads of a binary search", || plain.search(COUNT as usize));
+    group.ratio("by time", took, "the reads of a binary search", limit);
+
     let mut number = 0;
-    group.bench_function(format!("by key among {}", 2 * COUNT), |bencher| {
-        bencher.iter(|| {
-            number = (number + 7_919) % COUNT;
-            let key = format!("key-{number}");
-            let look_up = store.query("Alone", &key, 1, WallMillis(0), WallMillis(i64::MAX));
-            assert_eq!(runtime.block_on(look_up).expect("read").len(), 1);
-        });
+    let took = group.measure("by key", || {
+        number = (number + 7_919) % COUNT;
+        let key = format!("key-{number}");
+        let look_up = store.query("Alone", &key, 1, WallMillis(0), WallMillis(i64::MAX));
+        assert_eq!(runtime.block_on(look_up).expect("read").len(), 1);
     });
-    group.bench_function("by position", |bencher| {
-        bencher.iter(|| {
-            let record = store.record_at(PhysicalOffset(0));
-            runtime.block_on(record).expect("read").expect("a record")
-        });
+    let limit = group.measure("limit: read of slot, item and record, CRC", || {
+        number = (number + 7_919) % COUNT;
+        plain.key(number as usize)
     });
-    group.finish();
+    group.ratio("by key", took, "reads of slot, item and record with its CRC", limit);
+
+    let took = group.measure("by position", || {
+        let record = store.record_at(PhysicalOffset(0));
+        runtime.block_on(record).expect("read").expect("a record")
+    });
+    let limit = group.measure("limit: read of a record, CRC", || plain.record(0));
+    group.ratio("by position", took, "a read of the record with its CRC", limit);
+    group.end();
 }
 
 fn bench(criterion: &mut Criterion) {
@@ -112,10 +199,11 @@ fn bench(criterion: &mut Criterion) {
     let opened = runtime.block_on(Store::open(&real, config, Arc::new(())));
     let (store, _) = opened.expect("the store opens");
     runtime.block_on(fill(&store));
-    pulls(criterion, &store);
     // Keys are indexed, and entries are in their files, a moment after.
     std::thread::sleep(Duration::from_secs(3));
-    look_ups(criterion, &runtime, &store);
+    let mut plain = Plain::open(&folder.path().join("store"));
+    pulls(criterion, &store, &mut plain);
+    look_ups(criterion, &runtime, &store, &mut plain);
     runtime.block_on(store.close()).expect("closed");
 }
 

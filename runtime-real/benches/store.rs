@@ -3,12 +3,17 @@
 //!
 //! | case | |
 //! |---|---|
-//! | `append and write N x 1 KiB` | a connection's turn: positions, CRC, encoding, one group write, dispatch to the queues |
-//! | `limit: copy N x 1 KiB` | a copy of the same records in memory |
-//! | `limit: pwrite N x 1 KiB` | one plain pwrite of the same records |
-//! | `pull 32 x 1 KiB, hot` | what was just written, sliced |
-//! | `recover 64 MiB` | opening after a kill: every record read, checked and dispatched again |
-//! | `limit: read 64 MiB` | plain reads of the same files, 1 MiB each, with a CRC-32 over them |
+//! | append, write, dispatch | a connection's turn: positions, CRC, encoding, one group write, entries in the queues |
+//! | append, write | the same of half messages, which get no entries: the difference is what dispatch costs |
+//! | limits of these | a copy in memory and one plain pwrite of the same bytes; a copy of the entries |
+//! | pull 32 x 1 KiB, hot | what was just written, sliced |
+//! | recover 64 MiB | opening after a kill: every record read, checked and dispatched again |
+//! | limit of it | plain reads of the same files, 1 MiB each, with a CRC-32 over them |
+//!
+//! Run: `cargo bench -p orrery-runtime-real --bench store`. Look-ups: bench `reading`.
+
+#[path = "../../core/benches/beside/mod.rs"]
+mod beside;
 
 use std::fs::File;
 use std::hint::black_box;
@@ -17,9 +22,9 @@ use std::path::Path;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use criterion::measurement::WallTime;
-use criterion::{BenchmarkGroup, Criterion, Throughput, criterion_group, criterion_main};
-use orrery_core::protocol::message::{self, Draft};
+use beside::Beside;
+use criterion::{Criterion, criterion_group, criterion_main};
+use orrery_core::protocol::message::{self, Draft, sys_flag};
 use orrery_core::store::{AppendError, GetRequest, GetStatus, OpenError, Store, StoreConfig, TagFilter};
 use orrery_runtime_real::Real;
 
@@ -47,9 +52,12 @@ fn draft(queue_id: i32, body: &[u8]) -> Draft<'_> {
 }
 
 /// Appends and writes `count` messages, one append each, as a turn of a connection does.
-fn turn(runtime: &tokio::runtime::Runtime, store: &Store<Real>, body: &[u8], count: i32) {
+fn turn(runtime: &tokio::runtime::Runtime, store: &Store<Real>, body: &[u8], count: i32, flags: i32) {
     for number in 0..count {
-        let draft = [draft(number % 8, body)];
+        let draft = [Draft {
+            sys_flag: flags,
+            ..draft(number % 8, body)
+        }];
         match store.append(&draft) {
             Ok(_) => {}
             Err(AppendError::NotReady) => {
@@ -61,32 +69,55 @@ fn turn(runtime: &tokio::runtime::Runtime, store: &Store<Real>, body: &[u8], cou
     runtime.block_on(store.write_pending()).expect("written");
 }
 
-/// The same bytes copied, and written by plain calls.
-fn limits(group: &mut BenchmarkGroup<'_, WallTime>, folder: &Path, count: u64) {
+/// Appends, with and without entries in queues, beside plain copies and writes of the same bytes.
+fn appends(
+    criterion: &mut Criterion,
+    runtime: &tokio::runtime::Runtime,
+    store: &Store<Real>,
+    folder: &Path,
+    count: u64,
+) {
     const FILE_SIZE: u64 = 64 << 20;
+    let mut group = Beside::new(criterion, &format!("append {count} x 1 KiB"), count);
+    let body = vec![7; BODY_SIZE];
+    let all = group.measure("append, write, dispatch", || {
+        turn(runtime, store, &body, count as i32, 0)
+    });
+    let half = group.measure("append, write (half messages: no entries)", || {
+        turn(runtime, store, &body, count as i32, sys_flag::PREPARED);
+    });
+
     let records = vec![7; (count as usize) * RECORD_SIZE];
     let mut copy = vec![0; records.len()];
-    group.bench_function(format!("limit: copy {count} x 1 KiB"), |bencher| {
-        bencher.iter(|| {
-            copy.copy_from_slice(black_box(&records));
-            black_box(copy.last().copied())
-        });
+    let copied = group.measure("limit: copy of the records", || {
+        copy.copy_from_slice(black_box(&records));
+        copy.last().copied()
     });
     let path = folder.join("plain");
     let file = File::create(&path).expect("a file");
     let mut at = 0;
-    group.bench_function(format!("limit: pwrite {count} x 1 KiB"), |bencher| {
-        bencher.iter(|| {
-            if at + records.len() as u64 > FILE_SIZE {
-                // Fresh pages, as the log has them.
-                file.set_len(0).expect("cut");
-                at = 0;
-            }
-            file.write_all_at(&records, at).expect("written");
-            at += records.len() as u64;
-        });
+    let written = group.measure("limit: pwrite of the records", || {
+        if at + records.len() as u64 > FILE_SIZE {
+            // Fresh pages, as the log has them.
+            file.set_len(0).expect("cut");
+            at = 0;
+        }
+        file.write_all_at(&records, at).expect("written");
+        at += records.len() as u64;
     });
     std::fs::remove_file(path).expect("removed");
+    let mut entries = vec![0_u8; 20 * count as usize];
+    let entry = [7_u8; 20];
+    let dispatched = group.measure("limit: copy of the queue entries", || {
+        for place in entries.chunks_exact_mut(20) {
+            place.copy_from_slice(black_box(&entry));
+        }
+        entries.last().copied()
+    });
+    group.ratio("append and write", half, "a pwrite of the records", written);
+    group.ratio("append and write", half, "a copy of the records", copied);
+    group.ratio("dispatch", all.above(half), "a copy of the queue entries", dispatched);
+    group.end();
 }
 
 /// Opens a store that was killed with 64 MiB of records behind its checkpoint.
@@ -121,39 +152,37 @@ fn recovery(criterion: &mut Criterion) {
     let (store, ..) = open();
     let checkpoint = std::fs::read(root.join("checkpoint")).expect("a checkpoint");
     while store.info().log_end < 2 * FILE_SIZE {
-        turn(&runtime, &store, &body, 64);
+        turn(&runtime, &store, &body, 64, 0);
     }
     drop(store);
-    let mut group = criterion.benchmark_group("recovery");
-    group.sample_size(10).throughput(Throughput::Bytes(2 * FILE_SIZE));
-    group.bench_function("recover 64 MiB", |bencher| {
-        bencher.iter_custom(|iterations| {
-            let mut spent = Duration::ZERO;
-            for _ in 0..iterations {
-                std::fs::write(root.join("checkpoint"), &checkpoint).expect("written");
-                let (store, recovery, elapsed) = open();
-                spent += elapsed;
-                assert!(recovery.scanned_bytes >= 2 * FILE_SIZE - 8192, "{recovery:?}");
-                drop(store);
-            }
-            spent
-        });
+    let mut group = Beside::new(criterion, "recovery", 1);
+    group.take_few_samples();
+    let recovered = group.measure_timed("recover 64 MiB", || {
+        std::fs::write(root.join("checkpoint"), &checkpoint).expect("written");
+        let (store, recovery, elapsed) = open();
+        assert!(recovery.scanned_bytes >= 2 * FILE_SIZE - 8192, "{recovery:?}");
+        drop(store);
+        elapsed
     });
-    group.bench_function("limit: read 64 MiB", |bencher| {
-        bencher.iter(|| {
-            let mut buffer = vec![0; 1 << 20];
-            let mut crc = 0;
-            for start in [0, FILE_SIZE] {
-                let file = File::open(root.join("commitlog").join(format!("{start:020}"))).expect("a file");
-                for at in (0..FILE_SIZE).step_by(buffer.len()) {
-                    file.read_exact_at(&mut buffer, at).expect("read");
-                    crc ^= message::body_crc(&buffer);
-                }
+    let limit = group.measure("limit: read of 64 MiB, CRC", || {
+        let mut buffer = vec![0; 1 << 20];
+        let mut crc = 0;
+        for start in [0, FILE_SIZE] {
+            let file = File::open(root.join("commitlog").join(format!("{start:020}"))).expect("a file");
+            for at in (0..FILE_SIZE).step_by(buffer.len()) {
+                file.read_exact_at(&mut buffer, at).expect("read");
+                crc ^= message::body_crc(&buffer);
             }
-            crc
-        });
+        }
+        crc
     });
-    group.finish();
+    group.ratio(
+        "recover 64 MiB",
+        recovered,
+        "a read of the same bytes with a CRC-32",
+        limit,
+    );
+    group.end();
 }
 
 fn bench(criterion: &mut Criterion) {
@@ -178,15 +207,10 @@ fn bench(criterion: &mut Criterion) {
     let (store, _) = opened.expect("the store opens");
     let body = vec![7; BODY_SIZE];
 
-    let mut group = criterion.benchmark_group("store");
     for count in [1, 64] {
-        group.throughput(Throughput::Elements(count));
-        group.bench_function(format!("append and write {count} x 1 KiB"), |bencher| {
-            bencher.iter(|| turn(&runtime, &store, &body, count as i32));
-        });
-        limits(&mut group, folder.path(), count);
+        appends(criterion, &runtime, &store, folder.path(), count);
     }
-    turn(&runtime, &store, &body, 8 * 64);
+    turn(&runtime, &store, &body, 8 * 64, 0);
     let max = store.bounds("BenchmarkTest", 0).expect("messages").max;
     let request = GetRequest {
         topic: "BenchmarkTest",
@@ -196,15 +220,13 @@ fn bench(criterion: &mut Criterion) {
         max_bytes: 256 << 10,
         filter: TagFilter::All,
     };
-    group.throughput(Throughput::Elements(32));
-    group.bench_function("pull 32 x 1 KiB, hot", |bencher| {
-        bencher.iter(|| {
-            let got = store.get_hot(&request).expect("hot");
-            assert_eq!((got.status, got.count), (GetStatus::Found, 32));
-            got
-        });
+    let mut group = Beside::new(criterion, "pull", 32);
+    group.measure("pull 32 x 1 KiB, hot", || {
+        let got = store.get_hot(&request).expect("hot");
+        assert_eq!((got.status, got.count), (GetStatus::Found, 32));
+        got
     });
-    group.finish();
+    group.end();
     runtime.block_on(store.close()).expect("closed");
 }
 

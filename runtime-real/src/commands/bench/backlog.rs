@@ -31,11 +31,11 @@ const FILL_BATCH: u16 = 32;
 /// Messages that the cached reference reads again and again.
 const CACHED_MESSAGES: u64 = 100_000;
 /// How long one walk through the queue may take.
-const PULL_SECONDS_MAX: f64 = 240.0;
+const PULL_SECONDS_MAX: f64 = 180.0;
 /// How long filling it may take.
-const FILL_SECONDS_MAX: f64 = 600.0;
+const FILL_SECONDS_MAX: f64 = 300.0;
 /// Bytes of the store read to learn the disk's rate.
-const DISK_READ_BYTES: u64 = 4 << 30;
+const DISK_READ_BYTES: u64 = 2 << 30;
 
 #[derive(Args)]
 pub(crate) struct Arguments {
@@ -257,7 +257,6 @@ pub(super) async fn own(plan: &Plan, real: &Real, findings: &mut Findings) -> an
 
     let store = plan.dir.join("store");
     server.stop()?;
-    residency::drop_cached(&store)?;
     let done = disk_rate(&store, findings);
     findings.keep("sequential read", done);
     residency::drop_cached(&store)?;
@@ -275,7 +274,13 @@ async fn idle(server: &Server, real: &Real, when: &str) -> Option<u64> {
 }
 
 fn disk_rate(store: &Path, findings: &mut Findings) -> anyhow::Result<()> {
-    let rate = sequential_read(&store.join("commitlog"), findings.record_bytes.unwrap_or(0))?;
+    // The better of two: a disk that others disturb makes a low goal.
+    let mut rate = None;
+    for _ in 0..2 {
+        residency::drop_cached(store)?;
+        let again = sequential_read(&store.join("commitlog"), findings.record_bytes.unwrap_or(0))?;
+        rate = again.filter(|again| Some(*again) > rate).or(rate);
+    }
     let rate = rate.context("no records, as far as is known")?;
     findings.disk_read_bytes_per_second = Some(rate);
     findings.disk_read_rate = findings
@@ -386,30 +391,34 @@ async fn cached_and_warm(plan: &Plan, host: &Host, real: &Real, findings: &mut F
     let sampler = host.pid.map(Sampler::start);
     let warm = once(plan, host, real).await?;
     findings.warm_rate = rate(&warm);
-    findings.record_bytes = Some(warm.counts.bytes() / u64::from(plan.readers));
+    let mean_bytes = warm.counts.bytes() as f64 / warm.counts.messages.max(1) as f64;
+    findings.record_bytes = Some((mean_bytes * findings.messages as f64) as u64);
     let anonymous = sampler.and_then(Sampler::end);
     findings.pull_anonymous_bytes_max = findings.pull_anonymous_bytes_max.max(anonymous);
     if let Some(residency) = findings.warm_residency {
         println!("warm: commit log {}", residency.text());
     }
     print_pull("warm, from the start", &warm, anonymous);
-    Ok(())
+    check_whole(plan, &warm)
 }
 
 /// Every reader takes the whole queue once.
 async fn once(plan: &Plan, host: &Host, real: &Real) -> anyhow::Result<Measured> {
     let mut shared = host.shared(plan.readers);
     shared.seconds = PULL_SECONDS_MAX;
-    let measured = pull::measure(&shared, &Pulling::of_queue(Some(0), Walk::Once, 0.0), real, |_, _| {}).await?;
+    pull::measure(&shared, &Pulling::of_queue(Some(0), Walk::Once, 0.0), real, |_, _| {}).await
+}
+
+/// The rate of a part of the queue is a rate, but a goal that speaks of all of it is told.
+fn check_whole(plan: &Plan, measured: &Measured) -> anyhow::Result<()> {
     let expected = plan.messages * u64::from(plan.readers);
-    if measured.counts.messages < expected {
-        bail!(
-            "{} of {expected} messages were pulled in {:.0} s",
-            measured.counts.messages,
-            measured.used.seconds
-        );
-    }
-    Ok(measured)
+    anyhow::ensure!(
+        measured.counts.messages >= expected,
+        "{} of {expected} messages were pulled in {:.0} s",
+        measured.counts.messages,
+        measured.used.seconds
+    );
+    Ok(())
 }
 
 async fn cold(plan: &Plan, host: &Host, real: &Real, findings: &mut Findings) -> anyhow::Result<()> {
@@ -423,7 +432,7 @@ async fn cold(plan: &Plan, host: &Host, real: &Real, findings: &mut Findings) ->
     let anonymous = sampler.and_then(Sampler::end);
     findings.pull_anonymous_bytes_max = findings.pull_anonymous_bytes_max.max(anonymous);
     print_pull("cold, from the start", &cold, anonymous);
-    Ok(())
+    check_whole(plan, &cold)
 }
 
 /// Sends at a fixed rate, first alone, then while a slow reader walks old data that is on disk only.

@@ -124,6 +124,12 @@ impl Comparison {
         let work = "send, 64 in flight, sync flush";
         self.row(Row::ratio(work, STOCK, 5.0, &ours, &theirs));
         self.row(Row::share(work, "the floor server", &ours, &floor));
+        for (who, rate) in [(Who::Stock, &theirs), (Who::Ours, &ours)] {
+            if let Ok(rate) = rate {
+                // For the table of figures.
+                let _ = self.one(who, MANY.at(rate * LOAD), flush, &mut stock).await;
+            }
+        }
         let [theirs, ours, floor] = self.rates(&whos, ONE, flush, &mut stock).await;
         let work = "send, 1 in flight, sync flush";
         self.row(Row::ratio(work, STOCK, 2.5, &ours, &theirs));
