@@ -127,7 +127,7 @@ impl Plain {
 }
 
 /// Pulls of 32 through the first part of a queue, over and over.
-fn pulls(criterion: &mut Criterion, store: &Store<Real>, plain: &mut Plain) {
+fn pulls(criterion: &mut Criterion, runtime: &tokio::runtime::Runtime, store: &Store<Real>, plain: &mut Plain) {
     let mut group = Beside::new(criterion, "pull", 32);
     let mut first = 0;
     let limit = group.measure("limit: read of 32 queue entries", || {
@@ -139,7 +139,7 @@ fn pulls(criterion: &mut Criterion, store: &Store<Real>, plain: &mut Plain) {
         let name = format!("32 x 1 KiB of {topic}");
         let took = group.measure(&name, || {
             offset = (offset + 32) % 8_000;
-            let got = store.get_hot(&request(topic, offset)).expect("in memory");
+            let got = runtime.block_on(store.get(&request(topic, offset))).expect("read");
             assert_eq!(got.count, 32);
             got
         });
@@ -202,7 +202,7 @@ fn bench(criterion: &mut Criterion) {
     // Keys are indexed, and entries are in their files, a moment after.
     std::thread::sleep(Duration::from_secs(3));
     let mut plain = Plain::open(&folder.path().join("store"));
-    pulls(criterion, &store, &mut plain);
+    pulls(criterion, &runtime, &store, &mut plain);
     look_ups(criterion, &runtime, &store, &mut plain);
     runtime.block_on(store.close()).expect("closed");
 }
