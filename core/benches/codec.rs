@@ -161,7 +161,12 @@ fn encode(criterion: &mut Criterion) {
     let send_limit = group.measure("limit: copy of the sends", || copy_of(&frames));
     let reply_limit = group.measure("limit: copy of the replies", || copy_of(&reply_bytes));
     group.ratio("encode 64 sends", sends, "a copy of their bytes", send_limit);
-    group.ratio("encode 64 replies, as commands", answers, "a copy of their bytes", reply_limit);
+    group.ratio(
+        "encode 64 replies, as commands",
+        answers,
+        "a copy of their bytes",
+        reply_limit,
+    );
     group.ratio(
         "encode 64 replies, written straight",
         straight,
