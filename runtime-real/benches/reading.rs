@@ -137,7 +137,7 @@ fn pull(runtime: &tokio::runtime::Runtime, store: &Store<Real>, topic: &str, off
             ..request(topic, next)
         };
         let hot = store.get_hot(&asked);
-        let got = hot.map_or_else(|| runtime.block_on(store.get(&asked)).expect("read"), |got| got);
+        let got = hot.unwrap_or_else(|| runtime.block_on(store.get(&asked)).expect("read"));
         assert_eq!(got.next_offset, next + got.count as i64);
         next = got.next_offset;
         pulls += 1;
