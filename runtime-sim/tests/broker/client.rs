@@ -95,8 +95,8 @@ impl<R: Runtime> Client<R> {
         panic!("no reply from {} to {}", self.address, command.code);
     }
 
-    pub async fn create_topic(&self, topic: &str, queues: i32) -> Command {
-        let command = Command::request(request::UPDATE_AND_CREATE_TOPIC)
+    pub fn topic_command(topic: &str, queues: i32) -> Command {
+        Command::request(request::UPDATE_AND_CREATE_TOPIC)
             .with("topic", topic)
             .with("defaultTopic", "TBW102")
             .with("readQueueNums", &queues.to_string())
@@ -104,8 +104,11 @@ impl<R: Runtime> Client<R> {
             .with("perm", "6")
             .with("topicFilterType", "SINGLE_TAG")
             .with("topicSysFlag", "0")
-            .with("order", "false");
-        self.insist(command).await
+            .with("order", "false")
+    }
+
+    pub async fn create_topic(&self, topic: &str, queues: i32) -> Command {
+        self.insist(Self::topic_command(topic, queues)).await
     }
 
     pub fn send_command(topic: &str, queue_id: i32, body: &str, properties: &str) -> Command {
