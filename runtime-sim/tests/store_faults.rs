@@ -653,6 +653,16 @@ fn an_index_that_cannot_be_written_fails_queries_alone() {
         assert!(!store.info().poisoned);
         check(&store, &sent, &sent, "meanwhile").await;
         send(&store, text(101, 10)).await.expect("sends go on");
+        // A stop in order makes the next start trust the files as they stand.
+        store.close().await.unwrap();
+        drop(store);
+        let (store, recovery) = open(&world.runtime(node), &config(FlushMode::Sync)).await.unwrap();
+        assert!(recovery.clean);
+        for id in (10..40).chain([101]) {
+            let key = format!("unique{id}");
+            let found = store.query(topic, &key, 64, all.0, all.1).await.unwrap();
+            assert_eq!(found.len(), 1, "{key}");
+        }
     });
 }
 

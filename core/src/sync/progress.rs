@@ -71,6 +71,11 @@ impl<E: Clone> Progress<E> {
         }
     }
 
+    /// The error it has failed with.
+    pub fn failure(&self) -> Option<E> {
+        lock(&self.state).failure.clone()
+    }
+
     /// Waits until the position is at least `wanted`.
     pub fn reached(&self, wanted: u64) -> Reached<'_, E> {
         Reached {

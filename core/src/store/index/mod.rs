@@ -4,36 +4,28 @@
 //! an aid, not the truth: every hit is read from the log and compared. After a crash entries younger than the checkpoint
 //! are made again. Source: `store/index/IndexService.java`.
 
+mod build;
 mod feed;
 mod image;
 
 use std::collections::VecDeque;
 use std::path::{Path, PathBuf};
-use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, Mutex};
+use std::sync::Mutex;
+use std::sync::atomic::AtomicBool;
 use std::time::Duration;
 
-use bytes::{Buf, Bytes};
-use futures_util::{FutureExt, pin_mut, select_biased};
+use bytes::Bytes;
 
 use super::disk::{list, make_dir, remove_if_present};
-use super::{Shared, Store, StoreError};
-use crate::protocol::message::{MAGIC_BLANK, RecordView, sys_flag};
+use super::{Store, StoreError};
+use crate::protocol::message::RecordView;
 use crate::protocol::properties;
 use crate::runtime::{Disk, DiskError, File, OpenMode, Runtime, WallMillis};
 use crate::sync::{Notify, Progress, lock};
+pub(super) use build::index_loop;
 pub(super) use feed::{Fed, Feed, KeyHashes};
-use image::{ENTRY_SIZE, HEADER_SIZE, Header, Image, IndexEntry, Shape, index_hashes, key_hash};
+use image::{ENTRY_SIZE, HEADER_SIZE, Header, Image, IndexEntry, Shape, key_hash};
 
-/// Log bytes indexed between two pauses: short, since it runs among the connections' tasks.
-const TURN_SIZE: u64 = 64 << 10;
-/// Records indexed between two pauses when they need not be read.
-const TURN_COUNT: usize = 256;
-/// Encoded entries in memory from which they are written.
-const PENDING_BYTES_MAX: usize = 1 << 20;
-/// How long the index may trail when nobody asks, and how often it is made durable.
-const IDLE_PERIOD: Duration = Duration::from_millis(100);
-const SYNC_PERIOD: Duration = Duration::from_secs(30);
 /// Most messages of one query, as in Java (`maxMsgsNumBatch`).
 const QUERY_COUNT_MAX: usize = 64;
 /// Entries looked at for one query in one file. A longer chain of colliding keys is cut there.
@@ -160,6 +152,8 @@ impl<F: File> Index<F> {
         }
         make_dir(disk, folder).await?;
         let path = folder.join(format!("{number:017}"));
+        // What is left of an attempt that was given up half-way.
+        remove_if_present(disk, &path).await?;
         let file = disk.open(&path, OpenMode::New).await?;
         // The last byte alone: full size as Java wants it, sparse.
         file.write_at(self.shape.file_size() - 1, &[&[0]])?;
@@ -221,40 +215,58 @@ impl<F: File> Index<F> {
             i64::MAX => load_image(&newest, self.shape).await?,
             _ => restore(&newest, self.shape, trusted_time).await?,
         };
-        let next = match image.is_empty() {
-            true => None,
-            false => {
-                let position = image.header.end_position.max(0) as u64;
-                Some((position, count_of_last(&newest.file, &image, position).await?))
-            }
-        };
-        let mut files = lock(&self.files);
-        files.sealed = sealed;
-        files.current = Some(Current {
-            path: newest.path,
-            file: newest.file,
-            image,
-        });
-        Ok(next)
+        {
+            let mut files = lock(&self.files);
+            files.sealed = sealed;
+            files.current = Some(Current {
+                path: newest.path,
+                file: newest.file,
+                image,
+            });
+        }
+        self.last_record().await
     }
 
-    /// First and last record that each file names, oldest file first.
-    fn stretches(&self) -> Vec<(u64, u64)> {
+    /// The last record that is indexed and how many of its keys are. Everything has been written.
+    async fn last_record(&self) -> Result<Option<(u64, usize)>, DiskError> {
+        let newest = self.named().into_iter().rfind(|(_, header)| header.next_entry > 1);
+        let Some((file, header)) = newest else { return Ok(None) };
+        let position = header.end_position.max(0) as u64;
+        let count = count_of_last(&file, self.shape, &header, position).await?;
+        Ok(Some((position, count)))
+    }
+
+    /// The files with their headers, oldest first.
+    fn named(&self) -> Vec<(F, Header)> {
         let files = lock(&self.files);
-        let headers = files.sealed.iter().map(|sealed| &sealed.header);
-        let headers = headers.chain(files.current.iter().map(|current| &current.image.header));
-        headers
-            .map(|header| (header.begin_position.max(0) as u64, header.end_position.max(0) as u64))
+        let sealed = files.sealed.iter().map(|sealed| (sealed.file.clone(), sealed.header));
+        let current = files.current.iter();
+        sealed
+            .chain(current.map(|current| (current.file.clone(), current.image.header)))
             .collect()
+    }
+
+    /// Entries younger than the newest that is there are not durable, whatever was claimed: they are about to be made again.
+    /// True if more had been claimed.
+    fn limit_durable_time(&self) -> bool {
+        let end_time = self.named().last().map_or(0, |(_, header)| header.end_time);
+        let mut durable_time = lock(&self.durable_time);
+        let is_lowered = end_time < *durable_time;
+        *durable_time = durable_time.min(end_time);
+        is_lowered
     }
 
     /// Forgets and removes everything, to begin anew.
     async fn clear<D: Disk<File = F>>(&self, disk: &D, folder: &Path) -> Result<(), DiskError> {
+        *lock(&self.durable_time) = 0;
         let paths: Vec<PathBuf> = {
             let mut files = lock(&self.files);
             let sealed = std::mem::take(&mut files.sealed).into_iter().map(|sealed| sealed.path);
             sealed.chain(files.current.take().map(|current| current.path)).collect()
         };
+        if paths.is_empty() {
+            return Ok(());
+        }
         for path in paths {
             remove_if_present(disk, &path).await?;
         }
@@ -431,10 +443,10 @@ async fn load_image<F: File>(newest: &Sealed<F>, shape: Shape) -> Result<Image, 
 }
 
 /// How many of the newest entries belong to the record at `position`.
-async fn count_of_last<F: File>(file: &F, image: &Image, position: u64) -> Result<usize, DiskError> {
+async fn count_of_last<F: File>(file: &F, shape: Shape, header: &Header, position: u64) -> Result<usize, DiskError> {
     let mut count = 0;
-    for number in (1..image.header.next_entry.unsigned_abs()).rev() {
-        match read_entry(file, image.shape, number).await? {
+    for number in (1..header.next_entry.unsigned_abs()).rev() {
+        match read_entry(file, shape, number).await? {
             Some(entry) if entry.position == position => count += 1,
             _ => break,
         }
@@ -470,233 +482,6 @@ fn time_number(now: WallMillis) -> u64 {
     let (seconds, thousandths) = (of_day / 1000 % 60, of_day % 1000);
     let date = (year * 100 + month) * 100 + day;
     (((date * 100 + hours) * 100 + minutes) * 100 + seconds) * 1000 + thousandths
-}
-
-/// The task that builds the index.
-pub(super) async fn index_loop<R: Runtime>(shared: Arc<Shared<R>>) {
-    let Some(index) = &shared.index else { return };
-    if let Err(error) = shared.build_index(index).await {
-        log::error!("key index: {error}; queries by key fail until the next start");
-        index.progress.fail(error);
-    }
-}
-
-impl<R: Runtime> Shared<R> {
-    async fn load_index(&self, index: &Index<super::FileOf<R>>) -> Result<Option<(u64, usize)>, StoreError> {
-        let trusted_time = match self.recovered_clean {
-            true => i64::MAX,
-            // Entries of that very second may be incomplete.
-            false => index.durable_time().saturating_sub(1000),
-        };
-        let disk = self.runtime.disk();
-        let mut resumed = index.load(disk, &self.paths.index, trusted_time).await?;
-        let is_behind = |(position, _): &(u64, usize)| *position < self.confirmed();
-        if resumed.is_some() && !(resumed.as_ref().is_some_and(is_behind) && self.is_whole(index).await?) {
-            log::warn!("key index: a file is missing, damaged or names lost records; all are made anew");
-            index.clear(disk, &self.paths.index).await?;
-            resumed = None;
-        }
-        index.loaded.store(true, Ordering::Release);
-        Ok(resumed)
-    }
-
-    /// Whether the files that were found follow each other without leaving out a record that has keys.
-    async fn is_whole(&self, index: &Index<super::FileOf<R>>) -> Result<bool, StoreError> {
-        let mut position = self.files.start().unwrap_or(0);
-        let mut indexed = None;
-        for (begin, end) in index.stretches() {
-            while position < begin {
-                let file_end = position - position % self.files.file_size() + self.files.file_size();
-                let room = file_end.min(self.confirmed()).saturating_sub(position);
-                let size = match room {
-                    8.. => self.read_any(position, 8).await?,
-                    _ => Bytes::new(),
-                };
-                let (size, magic) = match size.first_chunk::<8>() {
-                    Some([a, b, c, d, magic @ ..]) => {
-                        (u32::from_be_bytes([*a, *b, *c, *d]), u32::from_be_bytes(*magic))
-                    }
-                    None => (0, MAGIC_BLANK),
-                };
-                if magic == MAGIC_BLANK || u64::from(size) > room || size == 0 {
-                    // Nothing that could have been indexed.
-                    position = file_end;
-                    continue;
-                }
-                let bytes = self.read_any(position, size as usize).await?;
-                let has_keys = RecordView::parse(&bytes).is_ok_and(|record| hashes_of(&record).next().is_some());
-                if has_keys && indexed != Some(position) {
-                    return Ok(false);
-                }
-                position += u64::from(size);
-            }
-            position = position.max(end);
-            indexed = Some(end);
-        }
-        Ok(true)
-    }
-
-    /// Makes the index durable for a stop in order. The next start trusts the files as they stand, so they must have been
-    /// taken over by then, with what a crash before this start has left of them.
-    pub(super) async fn settle_index(&self) -> Result<(), StoreError> {
-        let Some(index) = &self.index else { return Ok(()) };
-        if !index.loaded.load(Ordering::Acquire) {
-            self.load_index(index).await?;
-        }
-        Ok(index.sync().await?)
-    }
-
-    async fn build_index(&self, index: &Index<super::FileOf<R>>) -> Result<(), StoreError> {
-        let log_start = self.files.start().unwrap_or(0);
-        let resumed = self.load_index(index).await?;
-        let (mut position, mut skip) = match resumed {
-            Some((position, keys)) if log_start <= position && position < self.confirmed() => (position, keys),
-            _ => (log_start, 0),
-        };
-        let mut last_sync = self.runtime.mono();
-        let mut feed = Feed::default();
-        loop {
-            if position < self.confirmed() {
-                if feed.is_empty() {
-                    std::mem::swap(&mut feed, lock(&self.dispatcher).feed());
-                }
-                position = match self.index_fed(index, position, skip, &mut feed).await? {
-                    Some(position) => position,
-                    None => self.index_turn(index, position, skip).await?,
-                };
-                skip = 0;
-                index.progress.advance(position);
-                self.runtime.yield_now().await;
-            } else {
-                let idle = self.runtime.sleep(IDLE_PERIOD).fuse();
-                let wanted = index.wanted.notified().fuse();
-                pin_mut!(idle, wanted);
-                select_biased! {
-                    () = wanted => {}
-                    () = idle => {}
-                }
-            }
-            let now = self.runtime.mono();
-            if now.since(last_sync) >= SYNC_PERIOD {
-                last_sync = now;
-                index.sync().await?;
-            }
-        }
-    }
-
-    /// Indexes some records from `position` on that were fed; the first one without its first `skip` keys. Gives the next position,
-    /// `None` if the one at `position` was not fed.
-    async fn index_fed(
-        &self,
-        index: &Index<super::FileOf<R>>,
-        position: u64,
-        mut skip: usize,
-        feed: &mut Feed,
-    ) -> Result<Option<u64>, StoreError> {
-        let mut next = None;
-        for _ in 0..TURN_COUNT {
-            let Some(record) = feed.take(next.unwrap_or(position)) else {
-                break;
-            };
-            let keys = record.keys.as_slice();
-            self.index_keys(
-                index,
-                keys,
-                record.position,
-                record.store_time,
-                std::mem::take(&mut skip),
-            )
-            .await?;
-            next = Some(record.end);
-        }
-        Ok(next)
-    }
-
-    /// Indexes some records from `position` on; the first one without its first `skip` keys. Gives the next position.
-    async fn index_turn(
-        &self,
-        index: &Index<super::FileOf<R>>,
-        position: u64,
-        mut skip: usize,
-    ) -> Result<u64, StoreError> {
-        let mut position = position.max(self.files.start().unwrap_or(0));
-        let from = position;
-        let confirmed = self.confirmed();
-        let file_size = self.config.commit_log_file_size;
-        let file_end = position - position % file_size + file_size;
-        let room = file_end.min(confirmed).saturating_sub(position);
-        let mut bytes = self.read_any(position, room.min(TURN_SIZE) as usize).await?;
-        while bytes.len() >= 8 {
-            let size = u64::from(u32::from_be_bytes([bytes[0], bytes[1], bytes[2], bytes[3]]));
-            let magic = u32::from_be_bytes([bytes[4], bytes[5], bytes[6], bytes[7]]);
-            if magic == MAGIC_BLANK {
-                return Ok(file_end);
-            }
-            if size > room {
-                log::error!("key index: no record at {position}; the rest of its file is left out");
-                return Ok(file_end.min(confirmed));
-            }
-            if size > bytes.len() as u64 {
-                if bytes.len() as u64 == room.min(TURN_SIZE) && size <= room {
-                    bytes = self.read_any(position, size as usize).await?;
-                    continue;
-                }
-                break;
-            }
-            let record = bytes.split_to(size.max(1) as usize);
-            self.index_record(index, &record, std::mem::take(&mut skip)).await?;
-            position += size.max(1);
-        }
-        // Fewer than eight bytes up to the end of the file hold nothing.
-        if file_end - position < 8 {
-            Ok(file_end)
-        } else if position == from && position < confirmed {
-            log::error!("key index: no record at {position}; the rest of its file is left out");
-            Ok(file_end.min(confirmed))
-        } else {
-            Ok(position)
-        }
-    }
-
-    async fn index_record(
-        &self,
-        index: &Index<super::FileOf<R>>,
-        bytes: &Bytes,
-        skip: usize,
-    ) -> Result<(), StoreError> {
-        // A record without a whole frame cannot be below the confirm position; one with a bad body is found by nobody.
-        let Ok(record) = RecordView::parse(bytes.chunk()) else {
-            return Ok(());
-        };
-        let hashes: Vec<u32> = hashes_of(&record).collect();
-        self.index_keys(index, &hashes, record.physical_offset, record.store_time, skip)
-            .await
-    }
-
-    async fn index_keys(
-        &self,
-        index: &Index<super::FileOf<R>>,
-        hashes: &[u32],
-        position: u64,
-        store_time: WallMillis,
-        mut skip: usize,
-    ) -> Result<(), StoreError> {
-        let pending = loop {
-            match index.put(hashes, position, store_time, skip) {
-                Ok(pending) => break pending,
-                Err(next_key) => skip = next_key,
-            }
-            if index.needs_file() {
-                index
-                    .roll(self.runtime.disk(), &self.paths.index, self.runtime.wall())
-                    .await?;
-            }
-        };
-        if pending >= PENDING_BYTES_MAX {
-            index.write(Write::Entries)?;
-        }
-        Ok(())
-    }
 }
 
 impl<R: Runtime> Store<R> {
@@ -735,12 +520,6 @@ impl<R: Runtime> Store<R> {
         }
         Ok(records)
     }
-}
-
-/// Hashes of the keys under which a record is found: none for an undone transaction; a prepared one is found.
-fn hashes_of(record: &RecordView<'_>) -> impl Iterator<Item = u32> {
-    let is_undone = sys_flag::transaction(record.sys_flag) == sys_flag::ROLLBACK;
-    index_hashes(record.topic, record.properties).filter(move |_| !is_undone)
 }
 
 /// Hashes collide: the record decides.
