@@ -13,7 +13,7 @@ use orrery_core::store::{
     StoreError, TagFilter, json,
 };
 use orrery_core::types::PhysicalOffset;
-use orrery_runtime_sim::{DiskFaults, SimRuntime, run};
+use orrery_runtime_sim::{DiskFault, DiskFaults, NodeId, SimRuntime, World, run};
 
 type Sim = Store<SimRuntime>;
 
@@ -188,6 +188,142 @@ fn a_topic_made_again_starts_anew_through_a_power_loss() {
             assert_eq!(bodies(&store, "T", 0, TagFilter::All).await, expected);
         });
     }
+}
+
+/// Two queues of two files each of `T`, and one of `U`.
+async fn store_to_delete_from(world: &World) -> (NodeId, Sim, StoreConfig) {
+    let node = world.add_node("broker");
+    let config = StoreConfig {
+        clean_interval: Duration::from_millis(100),
+        ..config("/store")
+    };
+    let (store, _) = open(&world.runtime(node), config.clone()).await;
+    for number in 0..24 {
+        send(&store, "T", number % 2, &format!("old {number}"), "").await;
+        send(&store, "U", 0, &format!("kept {number}"), "").await;
+    }
+    // Everything is in its file, and in the checkpoint.
+    world.sleep(Duration::from_millis(300)).await;
+    (node, store, config)
+}
+
+fn strike(world: &World, node: NodeId, after: u64, fault: DiskFault) {
+    world.strike_disk(node, world.disk_operations(node) + after..u64::MAX, fault);
+}
+
+fn heal(world: &World, node: NodeId) {
+    world.strike_disk(node, 0..0, DiskFault::WriteError);
+}
+
+fn is_deleting(store: &Sim, topic: &str) -> bool {
+    matches!(
+        store.append(&[Draft::new(topic, 0, b"early")]),
+        Err(AppendError::Deleting(_))
+    )
+}
+
+async fn look_behind_deletion(store: &Sim, recovery: &Recovery, name: &str) {
+    assert!(!recovery.rebuilt, "{name}: {recovery:?}");
+    assert_eq!(bodies(store, "U", 0, TagFilter::All).await.len(), 24, "{name}");
+}
+
+/// False if the deletion went through.
+async fn fail_a_deletion(world: &World, fault: DiskFault, after: u64, how: u64) -> bool {
+    let name = format!("{fault:?} after {after}, {how}");
+    let (node, store, config) = store_to_delete_from(world).await;
+    strike(world, node, after, fault);
+    if store.delete_topic("T").await.is_ok() {
+        return false;
+    }
+    assert!(is_deleting(&store, "T") && !is_deleting(&store, "V"), "{name}");
+    match how {
+        // It goes on by itself.
+        0 => {
+            heal(world, node);
+            world.sleep(Duration::from_millis(300)).await;
+            assert!(!store.info().poisoned, "{name}");
+            assert_eq!(store.bounds("T", 0), None, "{name}");
+            assert_eq!(send(&store, "T", 0, "new", "").await, 0, "{name}");
+            // Before and behind the next checkpoint.
+            world.sleep(Duration::from_millis(after % 3 * 60)).await;
+            drop(store);
+            world.power_loss(node);
+            let (store, recovery) = open(&world.runtime(node), config).await;
+            let new = bodies(&store, "T", 0, TagFilter::All).await;
+            assert_eq!(new, [(0, "new".to_owned())], "{name}");
+            look_behind_deletion(&store, &recovery, &name).await;
+        }
+        // A stop in order goes on with it.
+        1 => {
+            heal(world, node);
+            store.close().await.expect(&name);
+            drop(store);
+            let (store, recovery) = open(&world.runtime(node), config).await;
+            assert!(recovery.clean, "{name}");
+            assert_eq!(store.bounds("T", 0), None, "{name}");
+            look_behind_deletion(&store, &recovery, &name).await;
+        }
+        // So does a start, if it had begun on the disk.
+        _ => {
+            world.sleep(Duration::from_secs(1)).await;
+            drop(store);
+            world.power_loss(node);
+            heal(world, node);
+            let (store, recovery) = open(&world.runtime(node), config).await;
+            let left = [0, 1].map(|queue_id| store.bounds("T", queue_id));
+            let whole = Some(Bounds { min: 0, max: 12 });
+            assert!(left == [None, None] || left == [whole, whole], "{name}: {left:?}");
+            look_behind_deletion(&store, &recovery, &name).await;
+        }
+    }
+    true
+}
+
+#[test]
+fn a_deletion_that_fails_at_any_operation_goes_on_and_brings_nothing_back() {
+    for fault in [DiskFault::WriteError, DiskFault::SyncError, DiskFault::ReadError] {
+        for how in 0..3 {
+            let mut after = 0;
+            loop {
+                let outcome = run(after, move |world| async move {
+                    fail_a_deletion(&world, fault, after, how).await
+                });
+                assert!(outcome.panics.is_empty(), "{fault:?} {after}: {:?}", outcome.panics);
+                if !outcome.value {
+                    break;
+                }
+                after += 1;
+            }
+            assert!(after > 3, "{fault:?}: {after} operations");
+        }
+    }
+}
+
+#[test]
+fn more_failed_deletions_than_a_checkpoint_names_are_refused_until_those_are_through() {
+    let outcome = run(1, |world| async move {
+        let (node, store, _) = store_to_delete_from(&world).await;
+        for topic in ["A", "B"] {
+            send(&store, topic, 0, "old", "").await;
+        }
+        world.sleep(Duration::from_millis(300)).await;
+        strike(&world, node, 0, DiskFault::WriteError);
+        for topic in ["A", "B", "T"] {
+            store.delete_topic(topic).await.expect_err(topic);
+        }
+        assert!(is_deleting(&store, "A") && is_deleting(&store, "B") && !is_deleting(&store, "T"));
+        assert_eq!(
+            store.bounds("T", 0),
+            Some(Bounds { min: 0, max: 12 }),
+            "refused: nothing is changed"
+        );
+        heal(&world, node);
+        world.sleep(Duration::from_millis(300)).await;
+        assert!(!is_deleting(&store, "A") && !is_deleting(&store, "B"));
+        store.delete_topic("T").await.unwrap();
+        assert_eq!(store.queues().len(), 3, "{:?}", store.queues());
+    });
+    assert!(outcome.panics.is_empty(), "{:?}", outcome.panics);
 }
 
 /// It cost two syncs: a million of wild requests, with deletions of unknown topics among them, took twice as long.

@@ -62,6 +62,7 @@ pub use values::{
 use crate::runtime::{Disk, DiskError, Runtime, TaskSet, WallMillis};
 use crate::sync::{Notify, Progress, Watch, lock};
 use checkpoint::{Checkpoint, CheckpointFile};
+use deletion::Deletion;
 use extension::Extension;
 use files::{FilesEnd, LogFiles};
 use index::Index;
@@ -151,6 +152,8 @@ struct Shared<R: Runtime> {
     recovered_clean: bool,
     index: Option<Index<FileOf<R>>>,
     extension: Extension<FileOf<R>>,
+    /// Locked behind the last checkpoint, before the dispatcher.
+    deletions: Mutex<Vec<Deletion<R>>>,
     pending: OnceLock<Pending>,
     checkpoint: CheckpointFile<FileOf<R>>,
     last_checkpoint: Mutex<Checkpoint>,
@@ -243,7 +246,8 @@ impl<R: Runtime> Store<R> {
         named.collect()
     }
 
-    /// Removes a topic's queues. Its records go with the log files that hold them.
+    /// Removes a topic's queues. Its records go with the log files that hold them. After an error it goes on by itself; until it is through,
+    /// nothing can be appended to the topic.
     pub async fn delete_topic(&self, topic: &str) -> Result<(), StoreError> {
         self.owner.shared.delete_topic(topic).await
     }

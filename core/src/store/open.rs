@@ -144,6 +144,7 @@ impl<R: Runtime> Shared<R> {
         self.write_queues(&mut unsynced).await?;
         self.sync_queues(&mut unsynced).await?;
         self.settle_index().await?;
+        self.settle_deletions().await?;
         let claimable = lock(&self.dispatcher).claimable();
         let end = claimable.upto.end;
         assert_eq!(
@@ -276,6 +277,7 @@ fn share<R: Runtime>(
         recovered_clean: recovered.recovery.clean,
         index,
         extension,
+        deletions: Mutex::default(),
         pending: OnceLock::new(),
         checkpoint: checkpoint_file,
         last_checkpoint: Mutex::new(checkpoint),

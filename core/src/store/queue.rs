@@ -651,21 +651,24 @@ impl<F: File> Queue<F> {
         Ok(())
     }
 
-    /// Ends the queue and removes its files and folder, durably: a new queue of that name must not find them.
+    /// Ends the queue and removes its files and folder, durably: a new queue of that name must not find them. After an error it may
+    /// be called again.
     pub(crate) async fn delete<D: Disk<File = F>>(&self, disk: &D) -> Result<(), DiskError> {
-        let files = {
+        let starts: Vec<u64> = {
             let mut state = lock(&self.state);
             state.deleted = true;
-            std::mem::take(&mut state.files)
+            state.files.keys().rev().copied().collect()
         };
-        if files.is_empty() {
+        if starts.is_empty() {
             return Ok(());
         }
-        for start in files.keys().rev() {
-            disk.remove(&self.folder.join(file_name(*start))).await?;
+        for start in starts {
+            super::disk::remove_if_present(disk, &self.folder.join(file_name(start))).await?;
         }
         disk.sync_dir(&self.folder).await?;
-        super::disk::remove_dir_if_empty(disk, &self.folder).await
+        super::disk::remove_dir_if_empty(disk, &self.folder).await?;
+        lock(&self.state).files.clear();
+        Ok(())
     }
 }
 

@@ -64,6 +64,11 @@ impl<F: File> QueueTable<F> {
         queues
     }
 
+    pub(crate) fn has(&self, topic: &str) -> bool {
+        let table = self.table.read().unwrap_or_else(PoisonError::into_inner);
+        table.contains_key(topic)
+    }
+
     pub(crate) fn remove(&self, topic: &str) -> Vec<Arc<Queue<F>>> {
         let mut table = self.table.write().unwrap_or_else(PoisonError::into_inner);
         table.remove(topic).unwrap_or_default().into_values().collect()

@@ -160,6 +160,12 @@ async fn clean_loop<R: Runtime>(shared: Arc<Shared<R>>) {
         if let Err(error) = shared.clean().await {
             log::warn!("deleting old files: {error}");
         }
+        if let Err(error) = shared.retry_deletions().await {
+            log::warn!(
+                "deleting a topic, tried again in {} s: {error}",
+                shared.config.clean_interval.as_secs()
+            );
+        }
         shared.cleaning.set(false);
         shared.forget_idle_walks();
         shared.runtime.sleep(shared.config.clean_interval).await;
@@ -239,7 +245,8 @@ impl<R: Runtime> Shared<R> {
     /// whose queues the digest counts. `confirm_offset` is for Java's eyes: set by a stop in order alone.
     pub(super) async fn claim(&self, claimable: Claimable, confirm_offset: Option<u64>) -> Result<(), StoreError> {
         self.change_checkpoint(|last| {
-            (lock(&self.dispatcher).deletions() == claimable.deletions).then(|| Checkpoint {
+            let is_valid = lock(&self.dispatcher).deletions() == claimable.deletions && !self.has_unnamed_deletion();
+            is_valid.then(|| Checkpoint {
                 physic_time: claimable.upto.last_store_time.0,
                 logics_time: claimable.upto.last_store_time.0,
                 index_time: self

@@ -62,6 +62,9 @@ pub enum AppendError {
     DiskFull { used_percent: u64, limit_percent: u64 },
     #[error("disk has {free_bytes} bytes free, appends end below {limit_bytes} (diskSpaceFreeBytesMin)")]
     DiskSpaceLow { free_bytes: u64, limit_bytes: u64 },
+    /// It goes on by itself.
+    #[error("the queues of the topic {0} that was deleted are still being removed")]
+    Deleting(String),
     /// The next log file could not be made. It is tried again every second.
     #[error("next commit log file cannot be made: {0}")]
     NoFile(Arc<str>),

@@ -295,6 +295,7 @@ impl<R: Runtime> Shared<R> {
         let mut log = lock(&self.log);
         // Again under the lock: closing sets it there, so that nothing slips in behind the last write.
         self.check()?;
+        self.check_deletions(drafts.iter().map(|draft| draft.topic))?;
         let reserved = log.reserve(size, self.runtime.wall());
         let Reserved { start, store_time } = reserved.inspect_err(|error| {
             if matches!(error, AppendError::NotReady) {
@@ -378,6 +379,7 @@ impl<R: Runtime> Shared<R> {
             let own = super::dispatch::places(&record, &self.config.delay_levels_ms).next();
             let visible = match own {
                 Some(place) if is_folder_name(place.topic) => {
+                    self.check_deletions(std::iter::once(place.topic))?;
                     let queue = self.queues.get_or_create(place.topic, place.queue_id);
                     self.check_offset(&queue, place.offset, &places)?;
                     Some(Visible {

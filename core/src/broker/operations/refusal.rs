@@ -82,7 +82,7 @@ impl From<AppendError> for Refusal {
                 return Refusal::new(Reason::NoRoom, remark);
             }
             AppendError::Draft(_) | AppendError::TooLarge { .. } => Reason::IllegalMessage,
-            AppendError::Busy { .. } | AppendError::NotReady => Reason::Busy,
+            AppendError::Busy { .. } | AppendError::NotReady | AppendError::Deleting(_) => Reason::Busy,
             AppendError::DiskFull { .. } | AppendError::DiskSpaceLow { .. } | AppendError::Store(_) => {
                 Reason::Unavailable
             }
