@@ -69,6 +69,9 @@ impl<R: Runtime> Shared<R> {
         let mut indexed = None;
         for (file, header) in index.named() {
             let (begin, end) = (header.begin_position.max(0) as u64, header.end_position.max(0) as u64);
+            if begin.max(end) >= self.confirmed() {
+                return Ok(false);
+            }
             while position < begin {
                 let Some(bytes) = self.framed(position).await? else {
                     position = position - position % self.files.file_size() + self.files.file_size();
