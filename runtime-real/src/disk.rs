@@ -17,7 +17,7 @@
 //! kernel's own throttling, which would stop a worker for seconds, is not reached. The error of a background sync is
 //! kept and answers every later sync of that file: nobody may believe in bytes that the kernel has dropped.
 //!
-//! **Write-out.** What is appended to a file goes to the device in pieces of [`WRITE_OUT_BYTES`] soon after it was written
+//! **Write-out.** What is appended to a file goes to the device in pieces of `WRITE_OUT_BYTES` (1 MiB) soon after it was written
 //! (`sync_file_range`, on a thread of low priority). Left to an fdatasync or to the kernel, it would go in one long burst that holds a
 //! processor for milliseconds, with whatever request wants to run there waiting. It promises nothing: an fdatasync follows.
 //!
