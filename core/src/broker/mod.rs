@@ -85,7 +85,7 @@ impl<R: Runtime> Broker<R> {
         let (store, recovery) = Store::open(&runtime, StoreConfig::from(&config), arrivals).await?;
         let loaded = persist::load(&runtime, &config).await;
         check_pending(&config, &store, &loaded.tables.offsets).await?;
-        let tables = recovery::tables(&runtime, &config, &store, &recovery, loaded);
+        let recovery::Fitted { tables, is_set_back } = recovery::fit(&runtime, &config, &store, &recovery, loaded);
 
         let address = config.listen();
         let listener = runtime.listen(address).await;
@@ -104,7 +104,7 @@ impl<R: Runtime> Broker<R> {
             saver,
             registry,
         ));
-        persist::save_start(&operations).await?;
+        persist::save_start(&operations, is_set_back).await?;
 
         let handlers = Arc::new(Handlers::new(operations.clone(), polls.clone()));
         let mut broker = Broker {

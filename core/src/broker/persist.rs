@@ -182,9 +182,14 @@ pub(super) async fn run<R: Runtime>(operations: Arc<Operations<R>>) {
     }
 }
 
-/// Saves what must be durable before the first request is served: above all that nobody holds a lock yet.
-pub(super) async fn save_start<R: Runtime>(operations: &Operations<R>) -> Result<(), SaveError> {
-    for table in Table::PROMPT {
+/// Saves what must be durable before the first request is served: above all that nobody holds a lock yet, and which positions were
+/// set back.
+pub(super) async fn save_start<R: Runtime>(operations: &Operations<R>, is_set_back: bool) -> Result<(), SaveError> {
+    let positions: &[Table] = match is_set_back {
+        true => &[Table::Offsets, Table::Delays],
+        false => &[],
+    };
+    for &table in Table::PROMPT.iter().chain(positions) {
         save(operations, table).await.map_err(|reason| {
             log::error!("{} is not saved: {reason}", table.path(&operations.config).display());
             SaveError

@@ -2,7 +2,8 @@
 //!
 //! 1. Queues that hold messages but whose topic no file names get their topic back: messages are not left unreachable.
 //! 2. Committed offsets and delay progress beyond a queue's end are set to the end. An unsynced tail was lost, and new
-//!    messages will take those offsets; a consumer must not skip them.
+//!    messages will take those offsets; a consumer must not skip them. What was set back is saved before the first request: after another
+//!    crash the queue may be longer than the old position, which would be believed.
 //! 3. After an unclean start under asynchronous flush, readers' positions beyond the end are not believed
 //!    (`state::lineage`).
 //! 4. Queue locks hold for their saved owners for one lease, or for nobody if owners are not known (`state::locks`).
@@ -18,13 +19,19 @@ use crate::protocol::body::Permission;
 use crate::runtime::{Mono, Runtime, WallMillis};
 use crate::store::{QueueName, Recovery, Store};
 
-pub(super) fn tables<R: Runtime>(
+pub(super) struct Fitted {
+    pub(super) tables: Tables,
+    /// Positions beyond the end of their queues were set to it.
+    pub(super) is_set_back: bool,
+}
+
+pub(super) fn fit<R: Runtime>(
     runtime: &R,
     config: &BrokerConfig,
     store: &Store<R>,
     recovery: &Recovery,
     loaded: Loaded,
-) -> Tables {
+) -> Fitted {
     let Loaded {
         mut tables,
         locks_unknown,
@@ -34,12 +41,12 @@ pub(super) fn tables<R: Runtime>(
     add_system_topics(&mut tables, config, now);
     let queues = store.queues();
     adopt(&mut tables, queues.iter().map(|(name, _)| name), now);
-    clamp_offsets(
+    let offsets_set_back = clamp_offsets(
         &mut tables,
         |topic, queue_id| store.bounds(topic, queue_id).map_or(0, |bounds| bounds.max),
         now,
     );
-    clamp_delays(&mut tables, config.messages.delay_levels.count(), now, |queue_id| {
+    let delays_set_back = clamp_delays(&mut tables, config.messages.delay_levels.count(), now, |queue_id| {
         store
             .bounds(topics::SCHEDULE_TOPIC, queue_id)
             .map_or((0, 0), |bounds| (bounds.min, bounds.max))
@@ -54,7 +61,10 @@ pub(super) fn tables<R: Runtime>(
         tables.lineage.carry(cuts);
     }
     restore_locks(&mut tables, locks_unknown, recovery, mono);
-    tables
+    Fitted {
+        tables,
+        is_set_back: offsets_set_back || delays_set_back,
+    }
 }
 
 fn restore_locks(tables: &mut Tables, locks_unknown: bool, recovery: &Recovery, mono: Mono) {
@@ -110,7 +120,8 @@ fn adopt<'a>(tables: &mut Tables, queues: impl Iterator<Item = &'a QueueName>, n
     }
 }
 
-fn clamp_offsets(tables: &mut Tables, end: impl Fn(&str, i32) -> i64, now: WallMillis) {
+fn clamp_offsets(tables: &mut Tables, end: impl Fn(&str, i32) -> i64, now: WallMillis) -> bool {
+    let mut is_set_back = false;
     for (group, topic, queue_id, offset) in tables.offsets.entries() {
         let end = end(&topic, queue_id);
         if offset > end {
@@ -123,11 +134,14 @@ fn clamp_offsets(tables: &mut Tables, end: impl Fn(&str, i32) -> i64, now: WallM
                 by: None,
             };
             tables.apply(change, now);
+            is_set_back = true;
         }
     }
+    is_set_back
 }
 
-fn clamp_delays(tables: &mut Tables, level_count: i32, now: WallMillis, bounds: impl Fn(i32) -> (i64, i64)) {
+fn clamp_delays(tables: &mut Tables, level_count: i32, now: WallMillis, bounds: impl Fn(i32) -> (i64, i64)) -> bool {
+    let mut is_set_back = false;
     for level in 1..=level_count {
         let (min, max) = bounds(level - 1);
         let progress = tables.delays.next_offset(level);
@@ -135,8 +149,10 @@ fn clamp_delays(tables: &mut Tables, level_count: i32, now: WallMillis, bounds: 
         if next_offset != progress {
             log::warn!("delay level {level} was delivered to {progress}, goes on from {next_offset}");
             tables.apply(Change::Delivered { level, next_offset }, now);
+            is_set_back = true;
         }
     }
+    is_set_back
 }
 
 #[cfg(test)]
@@ -160,7 +176,15 @@ mod tests {
             };
             tables.apply(change, NOW);
         }
-        clamp_offsets(&mut tables, |_, queue_id| [80, 80, 0][queue_id as usize], NOW);
+        assert!(clamp_offsets(
+            &mut tables,
+            |_, queue_id| [80, 80, 0][queue_id as usize],
+            NOW
+        ));
+        assert!(
+            !clamp_offsets(&mut tables, |_, _| 80, NOW),
+            "nothing is beyond any more"
+        );
         let offsets = [0, 1, 2].map(|queue_id| tables.offsets.get("g", "T", queue_id).unwrap());
         assert_eq!(offsets, [80, 60, 0]);
     }
@@ -171,9 +195,9 @@ mod tests {
         for (level, next_offset) in [(1, 9), (2, 1)] {
             tables.apply(Change::Delivered { level, next_offset }, NOW);
         }
-        clamp_delays(&mut tables, 3, NOW, |queue_id| {
+        assert!(clamp_delays(&mut tables, 3, NOW, |queue_id| {
             [(0, 5), (3, 8), (0, 0)][queue_id as usize]
-        });
+        }));
         assert_eq!([1, 2, 3].map(|level| tables.delays.next_offset(level)), [5, 3, 0]);
     }
 
