@@ -113,7 +113,7 @@ impl Pair {
             35 | 36 => self.look_up_position(draw.with(2)).await,
             _ => self.compare_all(),
         }
-        self.follow_flush();
+        self.follow_background();
     }
 
     async fn append(&mut self, draw: Draw) {
@@ -152,29 +152,34 @@ impl Pair {
         self.model.flush(end);
     }
 
-    /// A background flush may have come on.
-    fn follow_flush(&mut self) {
+    /// A background flush may have come on, and retention may have deleted files that have expired by now.
+    fn follow_background(&mut self) {
         let info = self.store.info();
         if info.flushed > self.model.flushed {
             self.model.flush(info.flushed);
         }
         assert_eq!(info.written, self.model.written);
         assert_eq!(info.confirmed, self.model.confirmed());
+        let (log_start, expired) = (info.log_start, self.model.expired(self.expiry()));
+        assert!(log_start <= expired, "starts at {log_start}, expired before {expired}");
+        self.model.log_start = log_start;
     }
 
-    /// Time passes; retention may delete files, and must delete those that have expired by now.
+    fn expiry(&self) -> WallMillis {
+        WallMillis(self.rt.wall().0 - RESERVED.as_millis() as i64)
+    }
+
+    /// Time passes. After enough of it retention must have deleted everything that has expired.
     async fn pause(&mut self, ms: u64) {
         self.world.sleep(Duration::from_millis(ms)).await;
-        self.follow_flush();
-        let expiry = WallMillis(self.rt.wall().0 - RESERVED.as_millis() as i64);
-        let expired = self.model.expired(expiry);
-        let log_start = self.store.info().log_start;
-        let surely_expired = self.model.surely_expired(expiry);
-        assert!(log_start <= expired, "starts at {log_start}, expired before {expired}");
+        self.follow_background();
         if ms >= 400 {
-            assert!(log_start >= surely_expired, "everything that has expired is gone");
+            let surely_expired = self.model.surely_expired(self.expiry());
+            assert!(
+                self.model.log_start >= surely_expired,
+                "everything that has expired is gone"
+            );
         }
-        self.model.log_start = log_start;
     }
 
     async fn delete_topic(&mut self, draw: Draw) {
@@ -228,7 +233,8 @@ impl Pair {
         self.model.reopen(log_end, (kind > 0).then(|| self.rt.wall()));
         self.model.torn.extend(damaged);
         self.hot_from = log_end;
-        self.pause(0).await;
+        // The tasks' first turns, which take no time, are over before an answer is compared: retention's may delete files.
+        self.world.sleep(Duration::from_nanos(1)).await;
         self.compare_all();
     }
 
@@ -404,7 +410,7 @@ impl Pair {
     }
 
     fn compare_all(&mut self) {
-        self.follow_flush();
+        self.follow_background();
         self.compare_arrivals();
         let shown = self.store.queues().into_iter();
         let shown: Vec<_> = shown
@@ -426,11 +432,11 @@ impl Pair {
     }
 }
 
-/// Sequences from a seed on, and one that was answered wrongly once.
-fn sequences(first_seed: u64, mode: FlushMode, once_wrong: u64) {
+/// Sequences from a seed on, and those that were answered wrongly once.
+fn sequences(first_seed: u64, mode: FlushMode, once_wrong: &[u64]) {
     let mut answers = 0;
     let seeds = first_seed..first_seed + count_of("ORRERY_MODEL_RUNS", 60);
-    for seed in seeds.chain([once_wrong]) {
+    for seed in seeds.chain(once_wrong.iter().copied()) {
         let began = std::time::Instant::now();
         let outcome = run(seed, move |world| async move {
             let mut pair = Pair::new(world.clone(), mode, seed % 4 == 0).await;
@@ -453,10 +459,10 @@ fn sequences(first_seed: u64, mode: FlushMode, once_wrong: u64) {
 
 #[test]
 fn synchronous_flush_answers_as_the_model_does() {
-    sequences(0, FlushMode::Sync, 439);
+    sequences(0, FlushMode::Sync, &[439]);
 }
 
 #[test]
 fn asynchronous_flush_answers_as_the_model_does() {
-    sequences(10_000, FlushMode::Async, 10_141);
+    sequences(10_000, FlushMode::Async, &[10_141, 11_800]);
 }

@@ -56,6 +56,10 @@ impl<F: File> LoadedQueue<F> {
         Queue::new(self.topic, self.queue_id, self.folder, self.file_size, parts)
     }
 
+    pub(crate) fn has_entries(&self) -> bool {
+        self.min < self.next
+    }
+
     pub(crate) fn end(&self) -> u64 {
         self.last.map_or(0, |last| last.end())
     }

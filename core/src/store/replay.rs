@@ -10,20 +10,23 @@
 //! | no frame | below it (Java's: in a file that another follows) | go on at the next start that is known; what lies between is lost, its slots are gaps |
 //!
 //! Starts are known from queue entries; the checkpoint's position is one, and so is the start of a file.
+//!
+//! No checksum covers a record's queue offset: one that does not follow is held until the next record of its queue bears it out.
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use bytes::{Buf, Bytes};
 
 use super::dispatch::{Place, places};
 use super::files::{LogFile, LogFiles};
-use super::layout::{Entry, is_folder_name};
+use super::layout::{ENTRY_SIZE, Entry, is_folder_name};
 use super::load::LoadedQueue;
 use super::queue::{Pushed, Queue, topic_hash};
 use super::queues::QueueTable;
 use super::salvage::Hole;
 use super::scan::{Step, step};
-use super::{Gap, Recovery, StoreConfig};
+use super::{Bounds, Gap, Recovery, StoreConfig};
 use crate::protocol::message::{BLANK_SIZE, RecordView};
 use crate::runtime::{Disk, DiskError, File, WallMillis};
 
@@ -36,6 +39,8 @@ const READ_AHEAD_SIZE: u64 = 4 << 20;
 const WRITE_OUT_COUNT: u64 = 1 << 17;
 /// Missing offsets in the middle of a queue that are filled. More are no gap but nonsense: the record is left out.
 const FILL_COUNT_MAX: i64 = 1 << 20;
+/// The largest offset whose slot a queue file's name can tell.
+const OFFSET_MAX: i64 = i64::MAX / ENTRY_SIZE as i64 - 1;
 
 /// What is known to have reached the device once.
 #[derive(Clone, Copy, Debug)]
@@ -80,12 +85,42 @@ pub(crate) struct Replay<'a, D: Disk> {
     pub(crate) last_store_time: WallMillis,
     pub(crate) recovery: Recovery,
     pub(crate) holes: Vec<Hole>,
+    /// One of a queue at most, by topic and queue id.
+    held: BTreeMap<(Arc<str>, i32), Held<D::File>>,
     pushed: u64,
     /// Records before this are followed by a whole one.
     vouched: u64,
     /// Up to here the log was written again, and synced.
     written_again: u64,
     synced_again: u64,
+}
+
+/// A record whose offset is not the one behind its queue's last: it leaps ahead, or begins anew at 0.
+struct Held<F> {
+    queue: Arc<Queue<F>>,
+    offset: i64,
+    entry: Entry,
+    is_gap: bool,
+}
+
+impl<F> Held<F> {
+    fn place(&self) -> Place<'_> {
+        Place {
+            topic: &self.queue.topic,
+            queue_id: self.queue.queue_id,
+            offset: self.offset,
+            entry: self.entry,
+        }
+    }
+
+    /// Whether the next record of a queue that ends at `end` says that this one's offset has rotted: it is behind the queue's end
+    /// and not behind this one.
+    fn is_belied_by(&self, next: i64, end: i64) -> bool {
+        match self.offset {
+            0 => next >= end.max(2),
+            offset => end <= next && next <= offset,
+        }
+    }
 }
 
 /// A stretch of a log file that was read in one go.
@@ -139,6 +174,7 @@ impl<'a, D: Disk> Replay<'a, D> {
             last_store_time: WallMillis(0),
             recovery: Recovery::default(),
             holes: Vec::new(),
+            held: BTreeMap::new(),
             pushed: 0,
             vouched: 0,
             written_again: 0,
@@ -154,6 +190,7 @@ impl<'a, D: Disk> Replay<'a, D> {
         self.recovery.lost.clear();
         self.recovery.gaps.clear();
         self.holes.clear();
+        self.held.clear();
         self.recovery.scanned_records = 0;
         self.recovery.scanned_bytes = 0;
     }
@@ -223,6 +260,9 @@ impl<'a, D: Disk> Replay<'a, D> {
                 self.write_again(&piece, position)?;
                 self.write_out(from, position, queues).await?;
             }
+        }
+        for held in std::mem::take(&mut self.held).into_values() {
+            self.believe(held, queues);
         }
         self.recovery.log_end = position;
         self.recovery.scanned_bytes = position - from;
@@ -382,10 +422,9 @@ impl<'a, D: Disk> Replay<'a, D> {
                     entry: Entry::FILLER,
                 };
                 let queue = queues.get_or_create(&loaded.topic, loaded.queue_id);
-                if let ReplayEnd::Gap = self.push(&queue, &place, queues) {
+                if let ReplayEnd::Gap = self.push(&queue, &place, true, queues) {
                     return Ok(ReplayEnd::Gap);
                 }
-                self.gap(&place);
             }
         }
         Ok(ReplayEnd::Found)
@@ -407,8 +446,7 @@ impl<'a, D: Disk> Replay<'a, D> {
                     offset,
                     entry: Entry::FILLER,
                 };
-                self.push(&queue, &place, queues);
-                self.gap(&place);
+                self.push(&queue, &place, true, queues);
             }
         }
         Ok(())
@@ -434,11 +472,8 @@ impl<'a, D: Disk> Replay<'a, D> {
                 None if record.physical_offset < self.skip_unknown_below => continue,
                 None => queues.get_or_create(place.topic, place.queue_id),
             };
-            if let ReplayEnd::Gap = self.push(&queue, &place, queues) {
+            if let ReplayEnd::Gap = self.push(&queue, &place, is_damaged, queues) {
                 return ReplayEnd::Gap;
-            }
-            if is_damaged {
-                self.gap(&place);
             }
         }
         ReplayEnd::Found
@@ -448,17 +483,40 @@ impl<'a, D: Disk> Replay<'a, D> {
         self.deleting.iter().any(|hash| *hash != 0) && self.deleting.contains(&topic_hash(topic))
     }
 
-    fn push(&mut self, queue: &Arc<Queue<D::File>>, place: &Place<'_>, queues: &QueueTable<D::File>) -> ReplayEnd {
+    /// Gives a record its slot, or holds it. With `is_gap` its slot is one.
+    fn push(
+        &mut self,
+        queue: &Arc<Queue<D::File>>,
+        place: &Place<'_>,
+        is_gap: bool,
+        queues: &QueueTable<D::File>,
+    ) -> ReplayEnd {
         self.pushed += 1;
+        if !self.held.is_empty()
+            && let Some(held) = self.held.remove(&(Arc::clone(&queue.topic), queue.queue_id))
+        {
+            match held.is_belied_by(place.offset, queue.bounds().max) {
+                true => self.disbelieve(&held, place.offset, queues),
+                false => self.believe(held, queues),
+            }
+        }
+        let Bounds { min, max } = queue.bounds();
+        let is_ahead = place.offset > max;
+        if is_ahead && min < max && !self.is_full {
+            return ReplayEnd::Gap;
+        } else if is_ahead || place.offset == 0 && max > 0 && !self.is_kept(queue) {
+            let held = Held {
+                queue: Arc::clone(queue),
+                offset: place.offset,
+                entry: place.entry,
+                is_gap,
+            };
+            self.held.insert((Arc::clone(&queue.topic), queue.queue_id), held);
+            return ReplayEnd::Found;
+        }
         match queue.push(place.offset, place.entry) {
             Pushed::First => queues.note_unwritten(queue),
-            Pushed::Further | Pushed::Gone => {}
-            Pushed::Duplicate if place.offset == 0 => {
-                // The topic was deleted and made again: its offsets started anew.
-                queue.start_at(0);
-                queue.push(0, place.entry);
-                queues.note_unwritten(queue);
-            }
+            Pushed::Further | Pushed::Gone | Pushed::Gap => {}
             // Given out twice by a broker that had lost entries: the first record keeps the offset, as in Java.
             Pushed::Duplicate => log::warn!(
                 "record at {} repeats offset {} of {}-{}",
@@ -467,45 +525,83 @@ impl<'a, D: Disk> Replay<'a, D> {
                 place.topic,
                 place.queue_id
             ),
-            Pushed::Gap => return self.push_behind_gap(queue, place, queues),
+        }
+        if is_gap {
+            self.gap(place);
         }
         ReplayEnd::Found
     }
 
-    /// The queue ends before the place's offset, or has no entry at all.
-    fn push_behind_gap(
-        &mut self,
-        queue: &Arc<Queue<D::File>>,
-        place: &Place<'_>,
-        queues: &QueueTable<D::File>,
-    ) -> ReplayEnd {
-        let bounds = queue.bounds();
-        if bounds.min == bounds.max {
-            queue.start_at(place.offset);
-        } else if !self.is_full {
-            return ReplayEnd::Gap;
-        } else if place.offset - bounds.max > FILL_COUNT_MAX {
+    /// Whether the queue has entries below the checkpoint's position in its files: its topic was not deleted since, and has not begun
+    /// anew.
+    fn is_kept(&self, queue: &Queue<D::File>) -> bool {
+        let is_this = |loaded: &LoadedQueue<D::File>| loaded.topic == queue.topic && loaded.queue_id == queue.queue_id;
+        let is_settled = !self.is_full && matches!(self.durable, Durable::Below(_));
+        is_settled && self.loaded.iter().any(|loaded| is_this(loaded) && loaded.has_entries())
+    }
+
+    /// Nothing speaks against the held record's offset: the queue has begun anew, or lacks what is in between.
+    fn believe(&mut self, held: Held<D::File>, queues: &QueueTable<D::File>) {
+        let (queue, place) = (&held.queue, held.place());
+        let Bounds { min, max } = queue.bounds();
+        let (is_empty, is_anew) = (min == max, place.offset == 0);
+        let is_nonsense = match is_empty {
+            true => place.offset > OFFSET_MAX,
+            false => place.offset - max > FILL_COUNT_MAX,
+        };
+        if is_nonsense {
             log::warn!(
-                "record at {} names offset {} of {}-{}, which ends at {}",
+                "record at {} names offset {} of {}-{}, which ends at {max}",
                 place.entry.physical,
                 place.offset,
                 place.topic,
-                place.queue_id,
-                bounds.max
+                place.queue_id
             );
-            return ReplayEnd::Found;
+            return;
         }
-        for offset in queue.bounds().max..place.offset {
+        if is_empty || is_anew {
+            // The topic was deleted and made again: its offsets started anew. Or its log begins in the middle.
+            queue.start_at(place.offset);
+        }
+        self.fill(queue, place.offset);
+        queue.push(place.offset, place.entry);
+        queues.note_unwritten(queue);
+        if held.is_gap {
+            self.gap(&place);
+        }
+    }
+
+    /// The next record of the queue has offset `next`: the held one's has rotted, and its slot is the one before.
+    fn disbelieve(&mut self, held: &Held<D::File>, next: i64, queues: &QueueTable<D::File>) {
+        let queue = &held.queue;
+        let Bounds { min, max } = queue.bounds();
+        log::error!(
+            "record at {} names offset {} of {}-{}, which ends at {max}, and the next one {next}: it is not handed out",
+            held.entry.physical,
+            held.offset,
+            queue.topic,
+            queue.queue_id
+        );
+        if min == max && max < next {
+            queue.start_at(next - 1);
+        }
+        let end = queue.bounds().max;
+        if end < next {
+            self.fill(queue, end + 1);
+            queues.note_unwritten(queue);
+        }
+    }
+
+    /// Slots up to `offset` become gaps.
+    fn fill(&mut self, queue: &Queue<D::File>, offset: i64) {
+        for offset in queue.bounds().max..offset {
             queue.push(offset, Entry::FILLER);
             self.gap(&Place {
-                topic: place.topic,
-                queue_id: place.queue_id,
+                topic: &queue.topic,
+                queue_id: queue.queue_id,
                 offset,
                 entry: Entry::FILLER,
             });
         }
-        queue.push(place.offset, place.entry);
-        queues.note_unwritten(queue);
-        ReplayEnd::Found
     }
 }
