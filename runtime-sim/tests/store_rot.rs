@@ -249,27 +249,39 @@ fn rot_at_any_byte_after_a_kill_costs_at_most_one_record_or_the_tail() {
     rot_everywhere(false);
 }
 
-/// 8 becomes 9, 10, 0 (which a queue that begins anew has), 524296 (a leap that is filled), or a number that no file can name.
-const OFFSET_BITS: [u64; 6] = [0, 1, 3, 19, 40, 62];
+/// Offsets above the checkpoint, and what rot makes of them: of one that another follows a neighbour's, what a queue has that begins
+/// anew, a leap that would be filled, numbers that would not, one that no file can name; of a queue's last one too low a number.
+const ROTTEN_OFFSETS: [(i64, i64); 8] = [
+    (8, 9),
+    (8, 10),
+    (8, 0),
+    (8, 8 + (1 << 19)),
+    (8, 8 + (1 << 40)),
+    (8, 8 + (1 << 62)),
+    (9, 0),
+    (9, 8),
+];
 
 #[test]
-fn a_rotten_queue_offset_costs_its_own_record_alone_when_another_follows() {
+fn a_rotten_queue_offset_costs_its_own_record_alone() {
     let outcome = run(1, |world| async move {
         let node = world.add_node("broker");
         let ended = fill(&world, node, false).await;
-        let above = ended.sent.iter().filter(|sent| sent.position >= ended.durable);
-        for sent in above.filter(|sent| sent.queue_offset == 8) {
-            let start = sent.position - sent.position % LOG_FILE_SIZE;
-            let path = PathBuf::from(format!("store/commitlog/{start:020}"));
-            for bit in OFFSET_BITS {
-                let position = sent.position + QUEUE_OFFSET.end - 1 - bit / 8;
-                let rotten = Rotten {
-                    path: &path,
+        for (offset, rotten) in ROTTEN_OFFSETS {
+            let is_this = |sent: &&Sent| sent.queue_offset == offset && sent.position >= ended.durable;
+            for sent in ended.sent.iter().filter(is_this) {
+                let start = sent.position - sent.position % LOG_FILE_SIZE;
+                let flipped = (offset ^ rotten) as u64;
+                let byte = u64::from(flipped.trailing_zeros() / 8);
+                let position = sent.position + QUEUE_OFFSET.end - 1 - byte;
+                let hit = Rotten {
+                    path: &PathBuf::from(format!("store/commitlog/{start:020}")),
                     at: position - start,
-                    mask: 1 << (bit % 8),
+                    mask: (flipped >> (8 * byte)) as u8,
                     position: Some(position),
                 };
-                assert_eq!(start_with(&world, node, &ended, &rotten).await, 1, "bit {bit}");
+                let lost = start_with(&world, node, &ended, &hit).await;
+                assert_eq!(lost, 1, "{offset} becomes {rotten}");
             }
         }
     });
