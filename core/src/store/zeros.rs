@@ -19,6 +19,8 @@ use crate::sync::lock;
 const PIECE_SIZE_MAX: u64 = 256 << 10;
 /// Pause between two pieces: at most 64 MiB/s, so that the disk is left to the records.
 const PIECE_PAUSE: Duration = Duration::from_millis(4);
+/// The same while the end comes nearer: less than half of the distance is left.
+const CHASED_PAUSE: Duration = Duration::from_micros(500);
 /// Pause while enough is zeroed.
 const IDLE_PAUSE: Duration = Duration::from_millis(200);
 const BLOCK_SIZE: u64 = 4096;
@@ -75,7 +77,14 @@ pub(super) async fn zeros_loop<R: Runtime>(shared: Arc<Shared<R>>) {
         shared.release_piece();
         zeroed = piece.start + piece.size;
         match result {
-            Ok(()) => shared.runtime.sleep(PIECE_PAUSE).await,
+            Ok(()) => {
+                let distance = zeroed.saturating_sub(lock(&shared.log).end());
+                let pause = match distance < shared.config.zeros_ahead_bytes / 2 {
+                    true => CHASED_PAUSE,
+                    false => PIECE_PAUSE,
+                };
+                shared.runtime.sleep(pause).await;
+            }
             // Space is reserved where the file system can; elsewhere the write of the records says so.
             Err(error) if error.kind == DiskErrorKind::Full => {
                 log::warn!("zeros ahead of the log end: {error}");
