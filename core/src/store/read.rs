@@ -90,6 +90,9 @@ impl<R: Runtime> Store<R> {
         let Some(mut selection) = selection.filter(|selection| !meets_address || !selection.is_untouched()) else {
             return Hot::ColdEntries;
         };
+        if let Some(taken) = shared.take_trusted(queue, &selection, form) {
+            return Hot::Got(selection.got(bounds, taken));
+        }
         if shared.is_coming(&selection) {
             return Hot::ColdRecords;
         }
@@ -318,6 +321,15 @@ impl<R: Runtime> Shared<R> {
             .extension
             .resolve(disk, request.topic, request.queue_id, &addresses);
         Ok(filter.with_extension(known.await))
+    }
+
+    /// Takes the selection's records if all of them, and their entries, are known to be right and in memory. The walkers hear nothing of
+    /// it: nothing is to be read ahead, and a walk that was read ahead for ends by itself.
+    fn take_trusted(&self, queue: &QueueOf<R>, selection: &Selection<'_>, form: Form) -> Option<Taken> {
+        let is_vouched = form == Form::Slices && queue.vouches(selection.request.offset, selection.next_offset);
+        let mut ready = Ready::default();
+        let is_sliced = is_vouched && self.slice_resident(&selection.picked, &mut ready).is_ok();
+        (is_sliced && ready.count == selection.picked.len()).then_some(ready.taken)
     }
 
     /// Takes the selection's records as far as they are ready: read ahead, or in memory. Cuts it there, and tells the walkers. `None`
