@@ -17,4 +17,5 @@ mod recorder;
 pub mod run;
 mod stores;
 pub mod timeline;
+pub mod timeline_page;
 mod workload;

@@ -55,7 +55,7 @@ struct RunArgs {
     /// Seed of the run's draws; without a plan, also of the plan
     #[arg(long)]
     seed: Option<u64>,
-    /// Writes plan.toml, history.jsonl and verdict.json there
+    /// Writes plan.toml, history.jsonl, verdict.json and timeline.html there
     #[arg(long)]
     out: Option<PathBuf>,
     /// Switches a site on, with a probability per asking

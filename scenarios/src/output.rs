@@ -1,4 +1,4 @@
-//! Files that a run leaves behind: `plan.toml`, `history.jsonl`, `verdict.json`.
+//! Files that a run leaves behind: `plan.toml`, `history.jsonl`, `verdict.json`, `timeline.html`.
 
 use std::fs::{self, File};
 use std::io::{BufWriter, Write};
@@ -10,6 +10,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::plan::Plan;
 use crate::run::Run;
+use crate::timeline_page::{Source, write_page_file};
 
 /// `verdict.json`.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -45,6 +46,7 @@ pub fn write_run(directory: &Path, run: &Run) -> anyhow::Result<()> {
     let mut history = BufWriter::new(File::create(directory.join("history.jsonl"))?);
     run.history.write(&mut history)?;
     history.flush()?;
+    write_page_file(&directory.join("timeline.html"), Source::of(run))?;
     write_json(&directory.join("verdict.json"), &VerdictFile::of(run))
 }
 
