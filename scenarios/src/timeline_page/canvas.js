@@ -7,6 +7,10 @@ const whole = { from: data.begin, until: Math.max(data.end, data.begin + 1e6) };
 whole.until += (whole.until - whole.from) * 0.01;
 const view = { from: whole.from, until: whole.until, top: 0 };
 const AXIS = 34, TRACK = 6, STRIP = 7, TITLE = 17, HISTOGRAM = 22, SHORTEST = 20e3;
+const COLORS = [
+  "paper", "panel", "line", "ink", "faint", "lane", "ok", "later", "unknown", "fail", "open", "own", "lock", "fact", "unsynced",
+  "message", "up", "down", "paused", "fault", "faultedge", "noeffect", "mark", "broken", "select",
+];
 const ORDER = ["send", "deliver", "commit", "own", "fact", "other"];
 let width = 0, height = 0, gutter = 0, total = 0, chosen = null, pointer = null, matched = null, colors = {};
 
@@ -15,13 +19,12 @@ const timeAt = (px) => view.from + ((px - gutter) / (width - gutter)) * (view.un
 
 function readColors() {
   const style = getComputedStyle(document.documentElement);
-  for (const name of ["paper", "panel", "line", "ink", "faint", "lane", "ok", "later", "unknown", "fail", "open", "own", "lock", "fact", "unsynced", "message", "up", "down",
-    "paused", "fault", "faultedge", "noeffect", "mark", "broken", "select"]) colors[name] = style.getPropertyValue("--" + name).trim();
+  for (const name of COLORS) colors[name] = style.getPropertyValue("--" + name).trim();
 }
 
 function layout() {
   width = stage.clientWidth;
-  gutter = width < 640 ? 0 : 176;
+  gutter = width < 640 ? 0 : 196;
   let y = 0;
   for (const lane of lanes) {
     lane.y = y;
@@ -39,7 +42,7 @@ function layout() {
       lane.unsynced = y;
       y += HISTOGRAM + 4;
     }
-    y = Math.max(y, lane.y + (gutter ? 36 : 0));
+    y = Math.max(y, lane.y + (gutter ? (lane.clock.length ? 48 : 36) : 0));
     lane.height = y - lane.y;
     y += 2;
   }
@@ -233,7 +236,7 @@ function drawDense(section, ranges) {
 
 // Bytes appended and not yet flushed, the most in each pixel; height by the square root.
 function drawUnsynced(lane) {
-  const { logTimes: times, logUnsynced: bytes } = lane, bottom = lane.unsynced + HISTOGRAM;
+  const { logTimes: times, logUnsynced: bytes } = lane, bottom = lane.unsynced + HISTOGRAM, place = lanes.indexOf(lane);
   lane.most ??= Math.sqrt(bytes.reduce((most, value) => Math.max(most, value), 1));
   let at = Math.max(0, firstWhere(times.length, (at) => times[at] > view.from) - 1);
   context.fillStyle = colors.unsynced;
@@ -253,7 +256,7 @@ function drawUnsynced(lane) {
       left = pixel;
       if (bytes[at] > peak) bar(pixel, pixel + 1, (peak = bytes[at]));
     } else {
-      bar(from, Math.min(until, x(deathAfter(lanes.indexOf(lane), times[at]))), bytes[at]);
+      bar(from, Math.min(until, x(deathAfter(place, times[at]))), bytes[at]);
     }
   }
 }
@@ -270,7 +273,11 @@ function drawMessages() {
     if ((message.back ?? message.end) >= view.from && isMatched(message.op) && message.from >= 0 && message.to >= 0) visible.push(message);
   }
   if (visible.length > 500) return;
-  const yOf = (lane, op) => (op.lane === lane && op.section !== "own" ? lanes[lane].sections[op.section].y + op.track * TRACK + TRACK / 2 : lanes[lane].strip + STRIP / 2);
+  // From the bar of the operation to the strip of the other node.
+  const yOf = (lane, op) => {
+    const isOwn = op.lane === lane && op.section !== "own";
+    return isOwn ? lanes[lane].sections[op.section].y + op.track * TRACK + TRACK / 2 : lanes[lane].strip + STRIP / 2;
+  };
   context.lineWidth = 1;
   for (const message of visible) {
     const isChosen = message.op === chosen?.op, lost = message.op.state === "unknown" || message.op.state === "open";
@@ -321,8 +328,9 @@ function drawMoments() {
 }
 
 function drawTitle(lane) {
-  const t = pointer ? timeAt(pointer.x) : (view.from + view.until) / 2, isDown = lane.down.some(([from, until]) => t >= from && t < until);
-  const clock = lane.clock.length ? clockText(clockAt(lane, t)) : "", state = isDown ? "down" : lane.paused.some(([from, until]) => t >= from && t < until) ? "paused" : "";
+  const t = pointer ? timeAt(pointer.x) : (view.from + view.until) / 2, isIn = ([from, until]) => t >= from && t < until;
+  const clock = lane.clock.length ? clockText(clockAt(lane, t)) : "";
+  const state = lane.down.some(isIn) ? "down" : lane.paused.some(isIn) ? "paused" : "";
   const fit = (text, room) => {
     let kept = text;
     while (kept && context.measureText(kept === text ? kept : kept + "…").width > room) kept = kept.slice(0, -1);
@@ -449,7 +457,9 @@ const faultText = (fault) => {
     (fault.parameters ? `\n  as planned: ${words(fault.parameters)}` : "") + `\n  effect: ${effect.length ? effect.join(", ") : "no effect"}`;
 };
 
-const STATES = { ok: "ok", fail: "failed: not stored", unknown: "unknown: no answer", open: "never ended", later: "ended, with a remark", own: "", lock: "", fact: "" };
+const STATES = {
+  ok: "ok", fail: "failed: not stored", unknown: "unknown: no answer", open: "never ended", later: "ended, with a remark", own: "", lock: "", fact: "",
+};
 
 function tipText(found) {
   const lines = [`${seconds(found.t)} s, ${found.lane.name}`];

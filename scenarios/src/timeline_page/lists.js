@@ -26,12 +26,23 @@ function choose(event) {
   shape.fields.forEach(([name]) => line(words(name), shown(event, name)));
   if (op && op.event !== event) line("of", `${words(kindOf(op.event))} at ${seconds(op.begin)} s: ${details(op.event)}`);
   if (op && op.done >= 0 && op.done !== event) line("then", `${words(kindOf(op.done))} at ${seconds(op.end)} s: ${details(op.done)}`);
-  if (op && op.done < 0 && op.state === "open") line("then", `nothing: ${op.end < data.end ? "the process died at " + seconds(op.end) + " s" : "until the end of the run"}`);
+  if (op && op.done < 0 && op.state === "open") {
+    line("then", op.end < data.end ? `nothing: the process died at ${seconds(op.end)} s` : "nothing until the end of the run");
+  }
   box.append(list);
   const buttons = element("span", "buttons"), uid = raw(event, "uid") ?? op?.uid, queue = raw(event, "queue") ?? op?.queue ?? queueOfUid.get(uid);
   if (uid !== undefined) buttons.append(button("only this message", () => showMessage(uid)));
-  if (queue !== undefined) buttons.append(button(`records of ${queues[queue].name}`, () => showQueue(queue, { scroll: true, uid, offset: raw(event, "offset") })));
-  buttons.append(button("in the list", () => eventList.showEvent(event)), button("close", () => { chosen = null; box.replaceChildren(); redraw(); eventList.render(); }));
+  if (queue !== undefined) {
+    const at = { scroll: true, uid, offset: raw(event, "offset") };
+    buttons.append(button(`records of ${queues[queue].name}`, () => showQueue(queue, at)));
+  }
+  const close = () => {
+    chosen = null;
+    box.replaceChildren();
+    redraw();
+    eventList.render();
+  };
+  buttons.append(button("in the list", () => eventList.showEvent(event)), button("close", close));
   box.append(buttons);
   redraw();
   eventList.render();
@@ -106,7 +117,7 @@ function applyFilter(text) {
     for (const token of tokens) {
       // A whole uid means this message, not those whose uids begin alike.
       const exact = strings.some((text) => text.toLowerCase() === token);
-      const fits = (text) => (exact ? text.toLowerCase() === token : text.toLowerCase().includes(token));
+      const fits = (text) => (exact ? text.toLowerCase().split(", ").includes(token) : text.toLowerCase().includes(token));
       const inString = strings.map(fits), inQueue = queues.map((queue) => queue.name.toLowerCase().includes(token));
       const inLane = nodes.map((node) => fits(node.name)), inKind = shapes.map((shape) => shape.kind.includes(token) || words(shape.kind).includes(token));
       for (let event = 0; event < count; event++) {
@@ -165,7 +176,9 @@ const recordList = new List(byId("records"), (row) => {
   made.append(element("span", "number", record.offset), element("span", "", record.uid === undefined ? "" : strings[record.uid]),
     element("span", record.acknowledgedAs === "SEND_OK" ? "" : "later", record.acknowledged), element("span", "", record.delivered),
     element("span", "faint", record.committed), element("span", record.color, record.scan));
-  made.title = [`offset ${record.offset}`, record.uid === undefined ? "" : strings[record.uid], record.acknowledged, record.delivered, record.committed, record.scan].filter(Boolean).join("\n");
+  const uid = record.uid === undefined ? "" : strings[record.uid];
+  const lines = [`offset ${record.offset}`, uid, record.acknowledged, record.delivered, record.committed, record.scan];
+  made.title = lines.filter(Boolean).join("\n");
   made.addEventListener("click", () => jumpToEvent(record.event));
   return made;
 });
@@ -176,8 +189,8 @@ function showQueue(queue, at = {}) {
   const { made, isScanned, isComplete } = recordsOf(queue);
   records = made;
   const missing = made.filter((record) => record.scan === "missing" && record.at !== null).length;
-  byId("records-note").textContent = `${made.length} records` + (isScanned ? `, ${missing} acknowledged and missing in the final scan` : ", not in the final scan") +
-    (isScanned && !isComplete ? " (which is not complete)" : "");
+  const scan = isScanned ? `${missing} acknowledged and missing in the final scan` : "not in the final scan";
+  byId("records-note").textContent = `${made.length} records, ${scan}` + (isScanned && !isComplete ? " (which is not complete)" : "");
   recordList.setLength(made.length);
   const row = made.findIndex((record) => (at.uid !== undefined ? record.uid === at.uid : record.offset === at.offset));
   recordList.show(Math.max(row, 0));
@@ -187,7 +200,8 @@ function showQueue(queue, at = {}) {
 // ---- Verdict, head, legend -------------------------------------------------------------------------------------------------------
 
 (function introduce() {
-  const title = `${data.seed === null ? data.source : "Seed " + data.seed}: ${data.verdict} ${[...new Set(data.violations.map(({ property }) => property))].join(", ")}`.trim();
+  const broken = [...new Set(data.violations.map(({ property }) => property))].join(", ");
+  const title = `${data.seed === null ? data.source : "Seed " + data.seed}: ${data.verdict} ${broken}`.trim();
   document.title = "Orrery timeline: " + title;
   byId("title").textContent = title;
   const numbers = data.counts.filter(([, number]) => number).map(([name, number]) => `${number.toLocaleString("en")} ${name}`);
@@ -239,11 +253,15 @@ function showQueue(queue, at = {}) {
     made.append(swatch, text);
     legend.append(made);
   };
-  [["ok", "ok"], ["later", "handed back, refused, recovered"], ["unknown", "unknown; a change of a clock"], ["fail", "failed"], ["open", "never ended"], ["own", "queue owned"], ["lock", "queue lock held"], ["fact", "fact of a broker"],
-    ["unsynced", "bytes not yet flushed"], ["up", "up"], ["down", "down"], ["paused", "paused"], ["fault", "fault"], ["noeffect", "fault without effect"]].forEach(([color, text]) => entry(color, text));
+  Object.entries({
+    ok: "ok", later: "handed back, lesser status, recovered", unknown: "unknown; a change of a clock", fail: "failed", open: "never ended",
+    own: "queue owned", lock: "queue lock held", fact: "fact of a broker", unsynced: "bytes not yet flushed",
+    up: "up", down: "down", paused: "paused", fault: "fault", noeffect: "fault without effect",
+  }).forEach(([color, text]) => entry(color, text));
 
-  document.querySelector(".head.event").append(...["seconds", "node", "kind", "details"].map((text) => element("span", text === "seconds" ? "number" : "", text)));
-  document.querySelector(".head.record").append(...["offset", "uid", "acknowledged", "delivered", "committed", "final scan"].map((text) => element("span", text === "offset" ? "number" : "", text)));
+  const heads = (kind, names) => document.querySelector(".head." + kind).append(...names.map((name, at) => element("span", at ? "" : "number", name)));
+  heads("event", ["seconds", "node", "kind", "details"]);
+  heads("record", ["offset", "uid", "acknowledged", "delivered", "committed", "final scan"]);
   const sizes = new Uint32Array(queues.length);
   for (let event = 0; event < count; event++) {
     const queue = raw(event, "queue");

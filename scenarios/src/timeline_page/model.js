@@ -202,9 +202,13 @@ const queueOfUid = new Map();
       case "fault": case "scan_queue": case "scan_entry": case "scan_end":
         break;
       default:
-        if (lane >= 0) {
+        // Facts of a broker in rows by kind; what this page does not know, where it belongs.
+        if (lane < 0) break;
+        if (owner === undefined || raw(event, "node") !== undefined) {
           const state = kind === "recovered" || kind === "gap" ? "later" : "fact";
-          addOp(lane, owner === undefined || raw(event, "node") !== undefined ? "fact" : "other", t, t, state, event, { track: FACT_TRACK[kind] ?? 3 });
+          addOp(lane, "fact", t, t, state, event, { track: FACT_TRACK[kind] ?? 3 });
+        } else {
+          addOp(lane, "other", t, t, "fact", event, {});
         }
     }
     if (lane >= 0 && (kind === "appended" || kind === "flushed" || kind === "recovered")) {
@@ -228,19 +232,22 @@ const queueOfUid = new Map();
     }
   }
   messages.sort((a, b) => a.begin - b.begin);
+  const freeAt = (track) => track.at(-1)?.latest ?? 0;
   for (const op of ops) {
     if (op.lane < 0) continue;
     const section = (lanes[op.lane].sections[op.section] ??= { name: op.section, tracks: [] });
     const { tracks } = section;
     let track = op.track;
     if (track === undefined) {
-      track = tracks.findIndex((ops) => ops.at(-1).latest <= op.begin);
-      if (track < 0) track = tracks.length < TRACKS[op.section] ? tracks.length : tracks.reduce((best, ops, at) => (ops.at(-1).latest < tracks[best].at(-1).latest ? at : best), 0);
+      track = tracks.findIndex((ops) => freeAt(ops) <= op.begin);
+      if (track < 0 && tracks.length < TRACKS[op.section]) track = tracks.length;
+      // No room: it overlaps the track that is free soonest.
+      if (track < 0) track = tracks.reduce((best, ops, at) => (freeAt(ops) < freeAt(tracks[best]) ? at : best), 0);
     }
     while (tracks.length <= track) tracks.push([]);
     op.track = track;
     // The latest end so far: never goes back, so that a binary search finds the first op that reaches into a view.
-    op.latest = Math.max(op.end, tracks[track].at(-1)?.latest ?? 0);
+    op.latest = Math.max(op.end, freeAt(tracks[track]));
     tracks[track].push(op);
   }
 })();
@@ -282,7 +289,8 @@ function recordsOf(queue) {
       const record = at(event, uid);
       record.acknowledgedAs = strings[raw(event, "status")];
       record.at = timeOf[event];
-      record.acknowledged = `${seconds(timeOf[event], 3)} ${record.acknowledgedAs === "SEND_OK" ? "ok" : record.acknowledgedAs}` + (laneOf[event] >= 0 ? ` to ${nodes[laneOf[event]].name}` : "");
+      const status = record.acknowledgedAs === "SEND_OK" ? "ok" : record.acknowledgedAs;
+      record.acknowledged = `${seconds(timeOf[event], 3)} ${status}` + (laneOf[event] >= 0 ? ` to ${nodes[laneOf[event]].name}` : "");
       record.event = event;
     } else if (kind === "deliver_start") {
       at(event, uid).deliveries.push(event);
@@ -311,7 +319,9 @@ function recordsOf(queue) {
       const first = list[firstWhere(list.length, (at) => list[at].offset > record.offset)];
       return first ? `${strings[group]} ${seconds(first.t, 3)}` : "";
     }).filter(Boolean).join("; ");
-    if (!record.acknowledged && answered.has(record.offset)) record.acknowledged = `by the broker ${seconds(timeOf[answered.get(record.offset)], 3)}, not heard`;
+    if (!record.acknowledged && answered.has(record.offset)) {
+      record.acknowledged = `by the broker ${seconds(timeOf[answered.get(record.offset)], 3)}, not heard`;
+    }
     const isBelow = isScanned && record.offset < bounds.min;
     record.scan = record.gap ? "gap" : record.entry ? "present" : isBelow ? "deleted" : isScanned ? "missing" : "no scan";
     record.color = record.entry ? "ok" : record.scan === "missing" || record.gap ? "fail" : "faint";
