@@ -508,28 +508,27 @@ fn text_of(value: Option<&Value>) -> String {
     value.and_then(Value::as_str).unwrap_or_default().to_owned()
 }
 
-/// A nested value in words, cut at [`NESTED_TEXT_MAX`].
+/// A nested value in words: one level of it, cut at [`NESTED_TEXT_MAX`].
 fn plain(value: &Value) -> String {
+    let is_nested = |value: &Value| value.is_object() || value.is_array();
+    let brief = |value: &Value| match value {
+        Value::Array(values) => format!("{} entries", values.len()),
+        Value::Object(fields) => format!("{} entries", fields.len()),
+        value => plain(value),
+    };
     let mut text = match value {
         Value::String(text) => text.clone(),
-        Value::Array(values) if values.iter().all(|value| !value.is_object() && !value.is_array()) => {
-            values.iter().map(plain).collect::<Vec<_>>().join(", ")
-        }
-        Value::Object(fields) if fields.values().all(|value| !value.is_object() && !value.is_array()) => {
-            let fields: Vec<String> = fields
-                .iter()
-                .map(|(name, value)| format!("{name} {}", plain(value)))
-                .collect();
-            fields.join(", ")
+        Value::Array(values) if values.iter().any(is_nested) => brief(value),
+        Value::Array(values) => values.iter().map(plain).collect::<Vec<_>>().join(", "),
+        Value::Object(fields) => {
+            let fields = fields.iter().map(|(name, value)| format!("{name} {}", brief(value)));
+            fields.collect::<Vec<_>>().join(", ")
         }
         value => value.to_string(),
     };
     if text.len() > NESTED_TEXT_MAX {
-        let cut = (0..=NESTED_TEXT_MAX)
-            .rev()
-            .find(|&at| text.is_char_boundary(at))
-            .unwrap_or(0);
-        text.truncate(cut);
+        let cut = (0..=NESTED_TEXT_MAX).rev().find(|&at| text.is_char_boundary(at));
+        text.truncate(cut.unwrap_or(0));
         text.push('…');
     }
     text

@@ -117,7 +117,7 @@ const queueOfUid = new Map();
   const text = (event, name) => strings[raw(event, name)];
   for (let event = 0; event < count; event++) {
     const t = timeOf[event], kind = kindOf(event), uid = raw(event, "uid"), queue = raw(event, "queue");
-    const owner = raw(event, "client") ?? raw(event, "producer") ?? raw(event, "node");
+    const owner = raw(event, "client") ?? raw(event, "producer") ?? raw(event, "node") ?? raw(event, "broker");
     const lane = owner === undefined ? broker(queue) : laneOfString[owner];
     laneOf[event] = lane;
     if (uid !== undefined && queue !== undefined && !queueOfUid.has(uid)) queueOfUid.set(uid, queue);
@@ -204,7 +204,7 @@ const queueOfUid = new Map();
       default:
         // Facts of a broker in rows by kind; what this page does not know, where it belongs.
         if (lane < 0) break;
-        if (owner === undefined || raw(event, "node") !== undefined) {
+        if (raw(event, "client") === undefined && raw(event, "producer") === undefined) {
           const state = kind === "recovered" || kind === "gap" ? "later" : "fact";
           addOp(lane, "fact", t, t, state, event, { track: FACT_TRACK[kind] ?? 3 });
         } else {

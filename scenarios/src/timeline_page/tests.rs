@@ -317,8 +317,9 @@ fn of_a_long_history_the_page_keeps_what_is_around_the_violation() {
 
 #[test]
 fn nested_fields_are_words_and_not_endless() {
-    let value = serde_json::json!({"a": 1, "b": ["x", "y"]});
-    assert_eq!(plain(&value), r#"{"a":1,"b":["x","y"]}"#);
+    let value = serde_json::json!({"a": 1, "b": ["x", "y"], "c": {"d": [1]}});
+    assert_eq!(plain(&value), "a 1, b 2 entries, c 1 entries");
+    assert_eq!(plain(&serde_json::json!([{"a": 1}, 2])), "2 entries");
     assert_eq!(plain(&serde_json::json!(["x", 2])), "x, 2");
     assert_eq!(plain(&serde_json::json!({"bytes_lost": 512})), "bytes_lost 512");
     let long = plain(&serde_json::json!("ä".repeat(1_000)));
