@@ -121,7 +121,7 @@ impl Runtime for SimRuntime {
             let host = &mut state.core.hosts[node];
             host.random_count += 1;
             Draw::new(state.core.seed, "random")
-                .with(node as u64)
+                .with(host.identity)
                 .with(incarnation)
                 .with(host.random_count)
                 .bits()
@@ -209,7 +209,10 @@ impl Runtime for SimRuntime {
 
     fn ask_site(&self, name: &'static str) -> bool {
         let node = self.process.node;
-        self.world().with(|state| state.sites.ask(state.core.seed, node, name))
+        self.world().with(|state| {
+            let identity = state.core.hosts[node].identity;
+            state.sites.ask(state.core.seed, identity, name)
+        })
     }
 }
 

@@ -14,7 +14,7 @@ pub struct SiteCount {
 #[derive(Default)]
 pub(crate) struct Sites {
     on: BTreeMap<String, f64>,
-    counts: BTreeMap<(&'static str, usize), SiteCount>,
+    counts: BTreeMap<(&'static str, u64), SiteCount>,
 }
 
 impl Sites {
@@ -22,13 +22,13 @@ impl Sites {
         self.on.insert(name.to_owned(), probability);
     }
 
-    pub(crate) fn ask(&mut self, seed: u64, node: usize, name: &'static str) -> bool {
+    pub(crate) fn ask(&mut self, seed: u64, node: u64, name: &'static str) -> bool {
         let count = self.counts.entry((name, node)).or_default();
         count.asked += 1;
         let probability = self.on.get(name).copied().unwrap_or(0.0);
         let taken = Draw::new(seed, "site")
             .with(Draw::new(0, name).bits())
-            .with(node as u64)
+            .with(node)
             .with(count.asked)
             .happens(probability);
         count.taken += u64::from(taken);

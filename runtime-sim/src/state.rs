@@ -38,6 +38,8 @@ pub(crate) struct Core {
 /// One machine: what its kernel and its hardware know.
 pub(crate) struct Host {
     pub(crate) name: String,
+    /// Of the name: what draws about the node are keyed by, so that they stay the same when a plan loses another node.
+    pub(crate) identity: u64,
     pub(crate) ip: Ipv4Addr,
     pub(crate) clock: Clock,
     pub(crate) utc_offset_seconds: i32,

@@ -93,13 +93,13 @@ impl World {
             let index = state.core.hosts.len();
             assert!(index < NODE_COUNT_MAX, "at most {NODE_COUNT_MAX} nodes");
             let ip = Ipv4Addr::new(10, 0, 0, index as u8 + 1);
-            let boot_ns = Draw::new(state.core.seed, "boot")
-                .with(index as u64)
-                .below(10_000_000_000);
+            let identity = Draw::new(0, name).bits();
+            let boot_ns = Draw::new(state.core.seed, "boot").with(identity).below(10_000_000_000);
             let mut clock = Clock::new();
             clock.reboot(state.core.now, boot_ns);
             state.core.hosts.push(Host {
                 name: name.to_owned(),
+                identity,
                 ip,
                 clock,
                 utc_offset_seconds: 0,
@@ -113,7 +113,7 @@ impl World {
                 effects: Effects::default(),
                 random_count: 0,
             });
-            state.disks.push(Disk::new(state.core.seed, index));
+            state.disks.push(Disk::new(state.core.seed, identity));
             state.net.add_host(index, ip, name);
             NodeId(index)
         })
@@ -233,7 +233,7 @@ impl World {
             if !host.powered {
                 host.powered = true;
                 let shows = Draw::new(state.core.seed, "reboot")
-                    .with(node.0 as u64)
+                    .with(host.identity)
                     .with(host.epoch)
                     .below(10_000_000_000);
                 host.clock.reboot(state.core.now, shows);

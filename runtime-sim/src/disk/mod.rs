@@ -207,9 +207,9 @@ pub(crate) struct Disk {
 
 /// Made by the world.
 impl Disk {
-    pub(crate) fn new(seed: u64, node: usize) -> Disk {
+    pub(crate) fn new(seed: u64, identity: u64) -> Disk {
         Disk {
-            draw: Draw::new(seed, "disk").with(node as u64),
+            draw: Draw::new(seed, "disk").with(identity),
             profile: DiskProfile::default(),
             faults: DiskFaults::default(),
             tree: Tree::default(),

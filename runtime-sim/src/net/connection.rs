@@ -195,8 +195,8 @@ impl Net {
         let nth = self.pair_counts.entry(pair).or_default();
         *nth += 1;
         let identity = Draw::new(core.seed, "connection")
-            .with(pair.0 as u64)
-            .with(pair.1 as u64)
+            .with(core.hosts[pair.0].identity)
+            .with(core.hosts.get(pair.1).map_or(0, |host| host.identity))
             .with(*nth);
         self.connection_count += 1;
         let id = self.connection_count;
