@@ -11,8 +11,9 @@ use orrery_checker::history::Event;
 use serde::{Deserialize, Serialize};
 
 use crate::generate::generate;
-use crate::output::{shown_hash, write_run};
+use crate::output::{read_run, shown_hash, write_run, write_shrunk};
 use crate::run::{Run, run};
+use crate::shrink::{Account, Effort, shrink};
 
 /// What to run.
 #[derive(Clone, Debug)]
@@ -28,9 +29,14 @@ pub struct Fuzz {
     pub sites: BTreeMap<String, f64>,
     /// End at the first violation: to see how long a defect hides.
     pub stop_at_first: bool,
+    /// How hard to shrink each of the first [`SHRUNK_MAX`] seeds that violate a property; `None`: not at all.
+    pub shrink: Option<Effort>,
     /// Where violations are written.
     pub out: PathBuf,
 }
+
+/// Findings of one property that are shrunk: more would say the same again.
+const SHRUNK_MAX: usize = 2;
 
 /// `summary.json`: what a fuzz run did and found.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
@@ -77,8 +83,10 @@ pub struct Finding {
     pub title: String,
     pub explanation: String,
     pub trace_hash: String,
-    /// Directory with plan, history and verdict.
+    /// Directory with plan, history and verdict; of the shrunk run, if it was shrunk.
     pub directory: String,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub shrunk: Option<Account>,
 }
 
 /// What remains of a seed after it was judged.
@@ -140,7 +148,31 @@ pub fn fuzz(fuzz: &Fuzz, progress: impl Fn(u64, u64) + Sync) -> anyhow::Result<S
     let results = results.into_inner().unwrap_or_else(PoisonError::into_inner);
     let mut results = results.into_iter().collect::<anyhow::Result<Vec<SeedResult>>>()?;
     results.sort_by_key(|result| result.index);
-    Ok(summarize(fuzz, &results, begin.elapsed()))
+    let mut summary = summarize(fuzz, &results, begin.elapsed());
+    if let Some(effort) = &fuzz.shrink {
+        shrink_findings(fuzz, effort, &mut summary)?;
+    }
+    Ok(summary)
+}
+
+/// Leaves the small run where the large one was, and the plan that was found beside it.
+fn shrink_findings(fuzz: &Fuzz, effort: &Effort, summary: &mut Summary) -> anyhow::Result<()> {
+    let mut counts = BTreeMap::<String, usize>::new();
+    for finding in &mut summary.findings {
+        let count = counts.entry(finding.property.clone()).or_default();
+        *count += 1;
+        if *count > SHRUNK_MAX {
+            continue;
+        }
+        let directory = directory(fuzz, finding.seed);
+        let found = run(&read_run(&directory)?.0);
+        let shrunk = shrink(found, &finding.property, effort);
+        std::fs::rename(directory.join("plan.toml"), directory.join("found.toml"))?;
+        write_shrunk(&directory, &shrunk)?;
+        finding.trace_hash = shown_hash(shrunk.run.trace_hash);
+        finding.shrunk = Some(shrunk.account);
+    }
+    Ok(())
 }
 
 fn one_seed(fuzz: &Fuzz, index: u64) -> anyhow::Result<SeedResult> {
@@ -239,6 +271,7 @@ fn summarize(fuzz: &Fuzz, results: &[SeedResult], wall: Duration) -> Summary {
                     explanation: first.explanation.clone(),
                     trace_hash: shown_hash(result.trace_hash),
                     directory: directory(fuzz, result.seed).display().to_string(),
+                    shrunk: None,
                 });
             }
         }

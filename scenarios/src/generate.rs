@@ -11,6 +11,7 @@ use orrery_runtime_sim::Draw;
 
 use crate::plan::{
     BrokerPlan, ClientPlan, Fault, FaultPlan, Flush, GroupPlan, Network, Order, Plan, Produces, TopicPlan,
+    VERSION,
 };
 
 /// Kinds of faults, each on in about two seeds of three.
@@ -39,8 +40,10 @@ pub fn generate(seed: u64) -> Plan {
         queues: 2 + draw("queues").below(3) as u32,
     }];
     let mut plan = Plan {
+        version: VERSION,
         story: format!("generated from seed {seed}"),
         seed,
+        schedule: None,
         duration_ms,
         drain_ms: 180_000,
         network: network(draw("network")),
@@ -100,6 +103,7 @@ fn clients(draw: Draw) -> Vec<ClientPlan> {
         Some(Produces {
             topics: vec!["orders".into()],
             per_second: 75 + draw.with(1).below(21),
+            messages: None,
             size_max: pick(draw.with(2), &[200, 1_000, 6_000]),
             unwaited_percent: pick(draw.with(3), &[0.0, 5.0]),
             batch_percent: pick(draw.with(4), &[0.0, 5.0]),

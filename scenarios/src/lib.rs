@@ -15,6 +15,7 @@ pub mod output;
 pub mod plan;
 mod recorder;
 pub mod run;
+pub mod shrink;
 mod stores;
 pub mod timeline;
 pub mod timeline_page;

@@ -15,9 +15,10 @@ use orrery_runtime_sim::LogWindow;
 use orrery_scenarios::determinism::{compare, trace_text};
 use orrery_scenarios::fuzz::{Fuzz, Summary, fuzz};
 use orrery_scenarios::generate::generate;
-use orrery_scenarios::output::{read_run, shown_hash, write_json, write_run};
+use orrery_scenarios::output::{read_run, shown_hash, write_json, write_run, write_shrunk};
 use orrery_scenarios::plan::{Plan, PlanError};
 use orrery_scenarios::run::{Run, run, run_logged};
+use orrery_scenarios::shrink::{Account, Effort, Size, shrink, violates};
 use orrery_scenarios::timeline::{Filter, print_timeline};
 
 /// A defect that is known to be found quickly, for `fuzz --demo`.
@@ -41,6 +42,8 @@ enum Commands {
     Run(RunArgs),
     /// Runs plans generated from seeds; writes down every violation
     Fuzz(FuzzArgs),
+    /// Makes a plan that violates a property smaller, by dropping and narrowing whatever the violation does not need
+    Shrink(ShrinkArgs),
     /// Runs a plan again and prints its timeline
     Replay(ReplayArgs),
     /// Runs every seed twice in one process, on two threads and in a fresh process, and compares traces
@@ -100,6 +103,11 @@ struct FuzzArgs {
     /// Shows what a finding looks like: switches a known defect on
     #[arg(long)]
     demo: bool,
+    /// Leaves violations as they were found
+    #[arg(long)]
+    no_shrink: bool,
+    #[command(flatten)]
+    effort: EffortArgs,
 }
 
 #[derive(Args)]
@@ -121,6 +129,42 @@ struct ReplayArgs {
 }
 
 #[derive(Args)]
+struct ShrinkArgs {
+    /// A plan (TOML or JSON), or a directory with plan.toml
+    plan: PathBuf,
+    /// The property to keep violated, such as C05; without it, the first that the plan violates
+    #[arg(long)]
+    property: Option<String>,
+    #[command(flatten)]
+    effort: EffortArgs,
+    /// Writes plan.toml, history.jsonl, verdict.json and shrink.json there
+    #[arg(long)]
+    out: PathBuf,
+}
+
+/// How hard to shrink.
+#[derive(Args)]
+struct EffortArgs {
+    /// Time for shrinking one finding, such as 90s, 10m or 2h
+    #[arg(long, default_value = "2m", value_parser = parse_duration)]
+    shrink_budget: Duration,
+    /// Orders of tasks under which a smaller plan is tried
+    #[arg(long, default_value_t = 4)]
+    schedules: u64,
+}
+
+impl EffortArgs {
+    fn effort(&self, jobs: usize) -> Effort {
+        Effort {
+            budget: self.shrink_budget,
+            schedules: self.schedules,
+            jobs,
+            ..Effort::default()
+        }
+    }
+}
+
+#[derive(Args)]
 struct DeterminismArgs {
     #[arg(long, default_value_t = 10)]
     seeds: u64,
@@ -133,6 +177,7 @@ fn main() -> ExitCode {
     let result = match Cli::parse().command {
         Commands::Run(args) => run_command(args),
         Commands::Fuzz(args) => fuzz_command(args),
+        Commands::Shrink(args) => shrink_command(args),
         Commands::Replay(args) => replay_command(args),
         Commands::Determinism(args) => determinism_command(args),
     };
@@ -197,17 +242,16 @@ fn fuzz_command(args: FuzzArgs) -> anyhow::Result<u8> {
         sites.insert(DEMO_SITE.into(), 1.0);
     }
     let out = args.out.clone().unwrap_or_else(|| PathBuf::from("orrery-sim-out"));
-    let job_count = args
-        .jobs
-        .or_else(|| std::thread::available_parallelism().ok().map(usize::from));
+    let job_count = args.jobs.unwrap_or_else(jobs_default);
     let fuzz_args = Fuzz {
         from: args.from,
         seeds: args.budget.is_none().then_some(args.seeds),
         budget: args.budget,
-        jobs: job_count.unwrap_or(1),
+        jobs: job_count,
         shard: args.shard,
         stop_at_first: !sites.is_empty(),
         sites,
+        shrink: (!args.no_shrink).then(|| args.effort.effort(job_count)),
         out: out.clone(),
     };
     let is_terminal = std::io::stderr().is_terminal();
@@ -240,6 +284,9 @@ fn print_summary(summary: &Summary) {
             "seed {} (number {}): {} {}: {}",
             finding.seed, finding.after_seeds, finding.property, finding.title, finding.explanation
         );
+        if let Some(account) = &finding.shrunk {
+            print_account(account);
+        }
         println!("  replay: orrery-sim replay {}", finding.directory);
     }
     for (seed, reasons) in &summary.inconclusive_seeds {
@@ -280,6 +327,53 @@ fn print_summary(summary: &Summary) {
             None => println!("{}: not found in {} seeds", sites.join(", "), summary.seeds_run),
         }
     }
+}
+
+/// Threads that run at the same time.
+fn jobs_default() -> usize {
+    std::thread::available_parallelism().map_or(1, usize::from)
+}
+
+fn shrink_command(args: ShrinkArgs) -> anyhow::Result<u8> {
+    let found = run(&read_run(&args.plan)?.0);
+    let property = match (&args.property, found.report.violations().first()) {
+        (Some(property), _) if violates(&found, property) => property.clone(),
+        (None, Some(violation)) => violation.property.clone(),
+        (wanted, _) => {
+            print_run(&found);
+            let wanted = wanted.as_deref().unwrap_or("any property");
+            println!("nothing to shrink: the plan does not violate {wanted}");
+            return Ok(if found.report.violations().is_empty() { 0 } else { 1 });
+        }
+    };
+    let shrunk = shrink(found, &property, &args.effort.effort(jobs_default()));
+    write_shrunk(&args.out, &shrunk)?;
+    print_run(&shrunk.run);
+    print_account(&shrunk.account);
+    println!("replay: orrery-sim replay {}", args.out.display());
+    Ok(shrunk.run.report.exit_code())
+}
+
+fn print_account(account: &Account) {
+    let size = |size: &Size| {
+        format!(
+            "{} nodes, {} faults, {} sends, {:.1} s",
+            size.nodes,
+            size.faults,
+            size.sends,
+            size.duration_ms as f64 / 1e3
+        )
+    };
+    println!(
+        "  shrunk from {} to {}: {} runs in {} s{}; violated under {} of {} schedules",
+        size(&account.before),
+        size(&account.after),
+        account.runs,
+        account.wall_seconds,
+        if account.is_complete { "" } else { ", until the budget ended" },
+        account.schedules_failing,
+        account.schedules_tried
+    );
 }
 
 fn replay_command(args: ReplayArgs) -> anyhow::Result<u8> {

@@ -10,6 +10,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::plan::Plan;
 use crate::run::Run;
+use crate::shrink::Shrunk;
 use crate::timeline_page::{Source, write_page_file};
 
 /// `verdict.json`.
@@ -48,6 +49,12 @@ pub fn write_run(directory: &Path, run: &Run) -> anyhow::Result<()> {
     history.flush()?;
     write_page_file(&directory.join("timeline.html"), Source::of(run))?;
     write_json(&directory.join("verdict.json"), &VerdictFile::of(run))
+}
+
+/// As [`write_run`], with the account of the shrinking in `shrink.json`.
+pub fn write_shrunk(directory: &Path, shrunk: &Shrunk) -> anyhow::Result<()> {
+    write_run(directory, &shrunk.run)?;
+    write_json(&directory.join("shrink.json"), &shrunk.account)
 }
 
 pub fn write_json(path: &Path, value: &impl Serialize) -> anyhow::Result<()> {

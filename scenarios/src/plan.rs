@@ -2,21 +2,30 @@
 //!
 //! A seed only generates a plan ([`generate`](crate::generate)); what is run is the plan. Times are milliseconds of true
 //! time since the nodes were booted. The plan's `seed` feeds the keyed draws of network, disks and workloads, so that taking one
-//! fault out does not roll the dice of the others again.
+//! fault out does not roll the dice of the others again. `docs/plan.md` describes the format.
 
 use std::collections::BTreeMap;
 use std::path::Path;
 
 use serde::{Deserialize, Serialize};
 
+/// Version of the format that this program writes. It reads all up to it.
+pub const VERSION: u32 = 1;
+
 /// One run.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Plan {
+    /// Version of the format, [`VERSION`].
+    #[serde(default = "first_version")]
+    pub version: u32,
     /// What the plan is for: the story of the bug it caught, or how it was generated.
     #[serde(default)]
     pub story: String,
     pub seed: u64,
+    /// Seed of the order in which tasks run that are ready at the same time; without it, `seed`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub schedule: Option<u64>,
     /// For how long producers send and faults may strike.
     pub duration_ms: u64,
     /// Longest time given to consumers afterwards, without faults.
@@ -34,6 +43,11 @@ pub struct Plan {
     pub clients: Vec<ClientPlan>,
     #[serde(default)]
     pub faults: Vec<Fault>,
+}
+
+/// Plans written before there was a version.
+fn first_version() -> u32 {
+    1
 }
 
 fn drain_ms() -> u64 {
@@ -128,6 +142,9 @@ pub struct ClientPlan {
 pub struct Produces {
     pub topics: Vec<String>,
     pub per_second: u64,
+    /// Sends after which the producer is done; without it, it sends for the whole duration.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub messages: Option<u64>,
     /// Bodies up to this size; most are small.
     pub size_max: u64,
     /// Share of sends that do not wait for the store (`waitStoreMsgOK=false`).
@@ -187,6 +204,13 @@ pub enum FaultPlan {
     },
 }
 
+/// What can be read of a plan of any version.
+#[derive(Deserialize)]
+struct Versioned {
+    #[serde(default = "first_version")]
+    version: u32,
+}
+
 /// A plan that cannot be run.
 #[derive(Debug, thiserror::Error)]
 pub enum PlanError {
@@ -194,6 +218,8 @@ pub enum PlanError {
     Io { path: String, source: std::io::Error },
     #[error("{path}: {reason}")]
     Syntax { path: String, reason: String },
+    #[error("{path}: a plan of format {found}; this program reads formats 1 to {VERSION}: use a newer orrery-sim")]
+    Version { path: String, found: u32 },
     #[error("{what} names {name}, which the plan does not have")]
     Unknown { what: &'static str, name: String },
     #[error("{0} twice in the plan")]
@@ -218,7 +244,20 @@ impl Plan {
             path: path.to_owned(),
             reason,
         };
-        let plan: Plan = if text.trim_start().starts_with('{') {
+        // The version first: fields of a newer format would only look wrong.
+        let is_json = text.trim_start().starts_with('{');
+        let versioned: Versioned = if is_json {
+            serde_json::from_str(text).map_err(|error| syntax(error.to_string()))?
+        } else {
+            toml::from_str(text).map_err(|error| syntax(error.to_string()))?
+        };
+        if versioned.version == 0 || versioned.version > VERSION {
+            return Err(PlanError::Version {
+                path: path.to_owned(),
+                found: versioned.version,
+            });
+        }
+        let plan: Plan = if is_json {
             serde_json::from_str(text).map_err(|error| syntax(error.to_string()))?
         } else {
             toml::from_str(text).map_err(|error| syntax(error.to_string()))?
@@ -237,6 +276,23 @@ impl Plan {
         let brokers = self.brokers.iter().map(|broker| broker.name.clone());
         let clients = self.clients.iter().map(|client| client.name.clone());
         name_servers.chain(brokers).chain(clients).collect()
+    }
+
+    /// Takes out what names something that is no longer there.
+    pub(crate) fn tidy(&mut self) {
+        let nodes = self.nodes();
+        let groups: Vec<String> = self.groups.iter().map(|group| group.name.clone()).collect();
+        for client in &mut self.clients {
+            client.joins.retain(|group| groups.contains(group));
+        }
+        self.faults.retain_mut(|fault| match &mut fault.what {
+            FaultPlan::Cut { from, to, .. } => {
+                from.retain(|node| nodes.contains(node));
+                to.retain(|node| nodes.contains(node));
+                !from.is_empty() && !to.is_empty()
+            }
+            what => what.nodes().iter().all(|node| nodes.contains(node)),
+        });
     }
 
     /// Everything that is named exists, once.
@@ -287,7 +343,12 @@ impl FaultPlan {
 
     /// How long until it is undone; `None` for what stays.
     pub fn for_ms(&self) -> Option<u64> {
-        match *self {
+        self.clone().for_ms_mut().copied()
+    }
+
+    /// As [`for_ms`](FaultPlan::for_ms), to be changed.
+    pub(crate) fn for_ms_mut(&mut self) -> Option<&mut u64> {
+        match self {
             FaultPlan::Kill { for_ms, .. }
             | FaultPlan::PowerLoss { for_ms, .. }
             | FaultPlan::Cut { for_ms, .. }

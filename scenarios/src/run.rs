@@ -52,7 +52,8 @@ pub fn run_logged(plan: &Plan, window: LogWindow) -> Run {
         ..NetSettings::default()
     };
     let scenario = plan.clone();
-    let sim = Sim::new(plan.seed).log(window).net(net);
+    let schedule = plan.schedule.unwrap_or(plan.seed);
+    let sim = Sim::new(plan.seed).schedule(schedule).log(window).net(net);
     let mut outcome = sim.run(move |world| async move { play(world, &scenario).await });
     let history = History {
         header: header(plan),

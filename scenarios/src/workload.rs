@@ -32,7 +32,10 @@ pub(crate) async fn produce(
     let pause = Duration::from_micros(1_000_000 / plan.per_second.max(1));
     let started = rt.mono();
     for turn in 1u32.. {
-        if shared.is_stopped() {
+        let is_done = plan
+            .messages
+            .is_some_and(|messages| sequence.load(Ordering::Relaxed) >= messages);
+        if is_done || shared.is_stopped() {
             break;
         }
         if sends.len() < IN_FLIGHT_MAX {
