@@ -166,7 +166,7 @@ fn shrink_findings(fuzz: &Fuzz, effort: &Effort, summary: &mut Summary) -> anyho
         }
         let directory = directory(fuzz, finding.seed);
         let found = run(&read_run(&directory)?.0);
-        let shrunk = shrink(found, &finding.property, effort);
+        let shrunk = shrink(&found, &finding.property, effort);
         std::fs::rename(directory.join("plan.toml"), directory.join("found.toml"))?;
         write_shrunk(&directory, &shrunk)?;
         finding.trace_hash = shown_hash(shrunk.run.trace_hash);

@@ -346,7 +346,7 @@ fn shrink_command(args: ShrinkArgs) -> anyhow::Result<u8> {
             return Ok(if found.report.violations().is_empty() { 0 } else { 1 });
         }
     };
-    let shrunk = shrink(found, &property, &args.effort.effort(jobs_default()));
+    let shrunk = shrink(&found, &property, &args.effort.effort(jobs_default()));
     write_shrunk(&args.out, &shrunk)?;
     print_run(&shrunk.run);
     print_account(&shrunk.account);

@@ -91,42 +91,41 @@ pub struct Shrunk {
 ///
 /// # Panics
 /// If `found` does not violate the property.
-pub fn shrink(found: Run, property: &str, effort: &Effort) -> Shrunk {
-    assert!(violates(&found, property), "the run violates {property}");
-    let before = Size::of(&found);
+pub fn shrink(found: &Run, property: &str, effort: &Effort) -> Shrunk {
+    assert!(violates(found, property), "the run violates {property}");
+    let begin = Instant::now();
     let mut search = Search {
-        property: property.to_owned(),
+        trial: |plan: &Plan| {
+            let run = run(plan);
+            violates(&run, property).then_some(run.trace_hash)
+        },
         effort: effort.clone(),
-        begin: Instant::now(),
-        best: found,
+        begin,
+        best: found.plan.clone(),
         refused: BTreeSet::new(),
         runs: 0,
         steps: 0,
         unsteady: 0,
     };
+    search.tries(with_limits(found));
     search.all();
     let is_complete = !search.is_over();
-    let schedules = 0..PROOF_SCHEDULES;
-    let failing = schedules
-        .clone()
-        .filter(|&schedule| violates(&run(&scheduled(&search.best.plan, Some(schedule))), property))
-        .count();
+    let proof = (0..PROOF_SCHEDULES).map(|schedule| scheduled(&search.best, Some(schedule)));
+    let failing = proof.filter(|plan| violates(&run(plan), property)).count();
+    let run = run(&search.best);
     let account = Account {
-        property: search.property,
-        before,
-        after: Size::of(&search.best),
+        property: property.to_owned(),
+        before: Size::of(found),
+        after: Size::of(&run),
         runs: search.runs,
         steps: search.steps,
         refused_as_unsteady: search.unsteady,
         is_complete,
         schedules_failing: failing as u64,
         schedules_tried: PROOF_SCHEDULES,
-        wall_seconds: search.begin.elapsed().as_secs(),
+        wall_seconds: begin.elapsed().as_secs(),
     };
-    Shrunk {
-        run: search.best,
-        account,
-    }
+    Shrunk { run, account }
 }
 
 /// Whether the run violates the property, whatever else it violates.
@@ -144,11 +143,28 @@ fn scheduled(plan: &Plan, schedule: Option<u64>) -> Plan {
     }
 }
 
-struct Search {
-    property: String,
+/// The plan of a run whose producers stop after what they have sent: the run stays as it is, and there is a number to lower.
+fn with_limits(run: &Run) -> Plan {
+    let mut plan = run.plan.clone();
+    for client in &mut plan.clients {
+        if let Some(produces) = &mut client.produces
+            && produces.messages.is_none()
+        {
+            let is_its = |producer: &String| *producer == client.name;
+            let sent = |event: &Event| matches!(event, Event::SendInvoke { producer, attempt: 1, .. } if is_its(producer));
+            let count = run.history.records.iter().filter(|record| sent(&record.event)).count();
+            produces.messages = Some(count.max(1) as u64);
+        }
+    }
+    plan
+}
+
+/// The search, apart from what a trial is: it says the hash of a run that violates the property.
+struct Search<T> {
+    trial: T,
     effort: Effort,
     begin: Instant,
-    best: Run,
+    best: Plan,
     /// Candidates, as text, that did not violate the property.
     refused: BTreeSet<String>,
     runs: u64,
@@ -156,15 +172,16 @@ struct Search {
     unsteady: u64,
 }
 
-impl Search {
+impl<T: Fn(&Plan) -> Option<u64> + Sync> Search<T> {
     /// Coarse cuts first: they make all later runs cheap.
     fn all(&mut self) {
-        self.limit_messages();
         loop {
             let steps = self.steps;
             self.without_some(|plan| Some(&mut plan.faults));
             self.lower(|plan| Some(&mut plan.duration_ms), 1_000);
-            self.lower_messages();
+            for client in 0..self.best.clients.len() {
+                self.lower(|plan| of_producer(plan, client)?.messages.as_mut(), 1);
+            }
             self.without_some(|plan| Some(&mut plan.clients));
             self.without_some(|plan| Some(&mut plan.groups));
             self.without_some(|plan| Some(&mut plan.brokers));
@@ -181,41 +198,22 @@ impl Search {
         self.runs >= self.effort.runs_max || self.begin.elapsed() >= self.effort.budget
     }
 
-    /// Lets each producer stop after what it has sent: the run stays as it is, and there is a number to lower.
-    fn limit_messages(&mut self) {
-        let mut plan = self.best.plan.clone();
-        for client in &mut plan.clients {
-            if let Some(produces) = &mut client.produces
-                && produces.messages.is_none()
-            {
-                produces.messages = Some(produced(&self.best, &client.name).max(1));
-            }
-        }
-        self.tries(plan);
-    }
-
-    fn lower_messages(&mut self) {
-        for client in 0..self.best.plan.clients.len() {
-            self.lower(|plan| of_producer(plan, client)?.messages.as_mut(), 1);
-        }
-    }
-
     fn simpler_topology(&mut self) {
         self.change(|plan| plan.name_servers = 1);
-        for topic in 0..self.best.plan.topics.len() {
+        for topic in 0..self.best.topics.len() {
             self.change(|plan| plan.topics[topic].queues = 1);
         }
-        for client in 0..self.best.plan.clients.len() {
-            self.without_some(|plan| Some(&mut plan.clients.get_mut(client)?.joins));
+        for client in 0..self.best.clients.len() {
+            self.without_some(|plan| Some(&mut plan.clients[client].joins));
             self.change(|plan| plan.clients[client].produces = None);
         }
-        for broker in 0..self.best.plan.brokers.len() {
+        for broker in 0..self.best.brokers.len() {
             self.change(|plan| plan.brokers[broker].properties.clear());
         }
     }
 
     fn simpler_faults(&mut self) {
-        for fault in 0..self.best.plan.faults.len() {
+        for fault in 0..self.best.faults.len() {
             self.lower(|plan| plan.faults.get_mut(fault)?.what.for_ms_mut(), 1);
             self.lower(|plan| Some(&mut plan.faults.get_mut(fault)?.at_ms), 0);
             self.without_some(|plan| Some(sides(plan, fault)?.0));
@@ -224,13 +222,13 @@ impl Search {
     }
 
     fn simpler_workload(&mut self) {
-        for client in 0..self.best.plan.clients.len() {
-            let changes: [fn(&mut Produces); 4] = [
-                |produces| produces.unwaited_percent = 0.0,
-                |produces| produces.batch_percent = 0.0,
-                |produces| produces.one_way_percent = 0.0,
-                |produces| produces.size_max = 0,
-            ];
+        let changes: [fn(&mut Produces); 4] = [
+            |produces| produces.unwaited_percent = 0.0,
+            |produces| produces.batch_percent = 0.0,
+            |produces| produces.one_way_percent = 0.0,
+            |produces| produces.size_max = 0,
+        ];
+        for client in 0..self.best.clients.len() {
             for change in changes {
                 self.change(|plan| {
                     if let Some(produces) = of_producer(plan, client) {
@@ -239,7 +237,7 @@ impl Search {
                 });
             }
         }
-        for group in 0..self.best.plan.groups.len() {
+        for group in 0..self.best.groups.len() {
             self.change(|plan| plan.groups[group].later_percent = 0.0);
             self.change(|plan| plan.groups[group].slow_percent = 0.0);
             self.lower(|plan| Some(&mut plan.groups[group].listen_ms), 0);
@@ -248,13 +246,13 @@ impl Search {
     }
 
     /// Takes out ever smaller parts of a list.
-    fn without_some<T>(&mut self, list: impl Fn(&mut Plan) -> Option<&mut Vec<T>>) {
-        let count = |search: &Search| list(&mut search.best.plan.clone()).map_or(0, |items| items.len());
-        let mut size = count(self);
+    fn without_some<I>(&mut self, list: impl Fn(&mut Plan) -> Option<&mut Vec<I>>) {
+        let count = |plan: &Plan| list(&mut plan.clone()).map_or(0, |items| items.len());
+        let mut size = count(&self.best);
         while size > 0 {
             let mut start = 0;
-            while start < count(self) && !self.is_over() {
-                let mut plan = self.best.plan.clone();
+            while start < count(&self.best) && !self.is_over() {
+                let mut plan = self.best.clone();
                 if let Some(items) = list(&mut plan) {
                     items.drain(start..(start + size).min(items.len()));
                 }
@@ -262,7 +260,7 @@ impl Search {
                     start += size;
                 }
             }
-            size = size.min(count(self)) / 2;
+            size = size.min(count(&self.best)) / 2;
         }
     }
 
@@ -273,12 +271,12 @@ impl Search {
             *number(&mut plan)? = value;
             Some(plan)
         };
-        let Some(mut high) = number(&mut self.best.plan.clone()).map(|value| *value) else {
+        let Some(mut high) = number(&mut self.best.clone()).map(|value| *value) else {
             return;
         };
         let (mut low, mut middle) = (floor, floor);
         while high > low && !self.is_over() {
-            let Some(plan) = with(&self.best.plan, middle) else { return };
+            let Some(plan) = with(&self.best, middle) else { return };
             if self.tries(plan) {
                 high = middle;
             } else {
@@ -292,7 +290,7 @@ impl Search {
     }
 
     fn change(&mut self, change: impl Fn(&mut Plan)) {
-        let mut plan = self.best.plan.clone();
+        let mut plan = self.best.clone();
         change(&mut plan);
         self.tries(plan);
     }
@@ -300,51 +298,47 @@ impl Search {
     /// Accepts the plan if it violates the property under one of the schedules.
     fn tries(&mut self, mut plan: Plan) -> bool {
         plan.tidy();
-        if plan == self.best.plan || plan.check().is_err() || self.is_over() || self.refused.contains(&plan.to_toml()) {
+        if plan == self.best || plan.check().is_err() || self.is_over() {
+            return false;
+        }
+        let key = plan.to_toml();
+        if self.refused.contains(&key) {
             return false;
         }
         let others = (0..).map(Some).filter(|schedule| *schedule != plan.schedule);
-        let schedules: Vec<Option<u64>> = std::iter::once(plan.schedule)
+        let plans: Vec<Plan> = std::iter::once(plan.schedule)
             .chain(others)
             .take(self.effort.schedules.max(1) as usize)
+            .map(|schedule| scheduled(&plan, schedule))
             .collect();
-        for some in schedules.chunks(self.effort.jobs.max(1)) {
-            let Some(found) = self.first_violating(&plan, some) else { continue };
+        for some in plans.chunks(self.effort.jobs.max(1)) {
+            let Some((plan, hash)) = self.first_violating(some) else {
+                continue;
+            };
             self.runs += 1;
-            if run(&found.plan).trace_hash == found.trace_hash {
+            if (self.trial)(plan) == Some(hash) {
                 self.steps += 1;
-                self.best = found;
+                self.best = plan.clone();
                 return true;
             }
             self.unsteady += 1;
         }
-        self.refused.insert(plan.to_toml());
+        self.refused.insert(key);
         false
     }
 
-    fn first_violating(&mut self, plan: &Plan, schedules: &[Option<u64>]) -> Option<Run> {
-        self.runs += schedules.len() as u64;
-        let runs: Vec<Run> = std::thread::scope(|scope| {
-            let threads: Vec<_> = schedules
-                .iter()
-                .map(|&schedule| scope.spawn(move || run(&scheduled(plan, schedule))))
-                .collect();
+    fn first_violating<'a>(&mut self, plans: &'a [Plan]) -> Option<(&'a Plan, u64)> {
+        self.runs += plans.len() as u64;
+        let trial = &self.trial;
+        let hashes: Vec<Option<u64>> = std::thread::scope(|scope| {
+            let threads: Vec<_> = plans.iter().map(|plan| scope.spawn(move || trial(plan))).collect();
             threads
                 .into_iter()
-                .map(|thread| thread.join().expect("a run does not panic"))
+                .map(|thread| thread.join().expect("a trial does not panic"))
                 .collect()
         });
-        runs.into_iter().find(|run| violates(run, &self.property))
+        plans.iter().zip(hashes).find_map(|(plan, hash)| Some((plan, hash?)))
     }
-}
-
-fn produced(run: &Run, client: &str) -> u64 {
-    let is_its = |producer: &str| producer == client;
-    run.history
-        .records
-        .iter()
-        .filter(|record| matches!(&record.event, Event::SendInvoke { producer, attempt: 1, .. } if is_its(producer)))
-        .count() as u64
 }
 
 fn of_producer(plan: &mut Plan, client: usize) -> Option<&mut Produces> {
@@ -355,5 +349,79 @@ fn sides(plan: &mut Plan, fault: usize) -> Option<(&mut Vec<String>, &mut Vec<St
     match &mut plan.faults.get_mut(fault)?.what {
         FaultPlan::Cut { from, to, .. } => Some((from, to)),
         _ => None,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::atomic::{AtomicU64, Ordering};
+
+    use super::*;
+    use crate::generate::generate;
+
+    fn search<T: Fn(&Plan) -> Option<u64> + Sync>(plan: Plan, trial: T) -> Search<T> {
+        Search {
+            trial,
+            effort: Effort::default(),
+            begin: Instant::now(),
+            best: plan,
+            refused: BTreeSet::new(),
+            runs: 0,
+            steps: 0,
+            unsteady: 0,
+        }
+    }
+
+    fn rich_plan() -> Plan {
+        (0..).map(generate).find(|plan| plan.faults.len() > 12).unwrap()
+    }
+
+    #[test]
+    fn what_the_violation_needs_stays_and_all_else_goes() {
+        let plan = rich_plan();
+        let (first, last) = (plan.faults[2].what.clone(), plan.faults[9].what.clone());
+        let kind = |what: &FaultPlan| std::mem::discriminant(what);
+        let has = |plan: &Plan, wanted: &FaultPlan| plan.faults.iter().any(|fault| kind(&fault.what) == kind(wanted));
+        let mut search = search(plan, |plan| {
+            let is_long = plan.duration_ms >= 7_300;
+            (is_long && has(plan, &first) && has(plan, &last) && !plan.groups.is_empty()).then_some(1)
+        });
+        search.all();
+        let best = &search.best;
+        assert!(best.faults.len() <= 2, "{:?}", best.faults);
+        assert!(has(best, &first) && has(best, &last));
+        assert!((7_300..8_300).contains(&best.duration_ms), "{}", best.duration_ms);
+        assert_eq!((best.clients.len(), best.groups.len(), best.brokers.len()), (0, 1, 1));
+        assert_eq!((best.name_servers, best.topics[0].queues), (1, 1));
+        best.check().unwrap();
+    }
+
+    #[test]
+    fn a_schedule_that_still_fails_is_found_and_kept() {
+        let mut search = search(rich_plan(), |plan| {
+            (plan.faults.len() > 10 || plan.schedule == Some(2)).then_some(1)
+        });
+        search.all();
+        assert_eq!(search.best.schedule, Some(2));
+        assert!(search.best.faults.is_empty());
+    }
+
+    #[test]
+    fn a_candidate_that_runs_differently_the_second_time_is_refused() {
+        let calls = AtomicU64::new(0);
+        let plan = rich_plan();
+        let mut search = search(plan.clone(), |_: &Plan| Some(calls.fetch_add(1, Ordering::Relaxed)));
+        search.all();
+        assert_eq!((search.best, search.steps), (plan, 0));
+        assert!(search.unsteady > 0);
+    }
+
+    #[test]
+    fn the_budget_ends_the_search() {
+        let mut search = search(rich_plan(), |_: &Plan| None);
+        search.effort.runs_max = 20;
+        search.all();
+        assert!(search.is_over());
+        assert!((20..=24).contains(&search.runs), "{}", search.runs);
     }
 }
