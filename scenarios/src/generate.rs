@@ -10,8 +10,7 @@ use std::collections::BTreeMap;
 use orrery_runtime_sim::Draw;
 
 use crate::plan::{
-    BrokerPlan, ClientPlan, Fault, FaultPlan, Flush, GroupPlan, Network, Order, Plan, Produces, TopicPlan,
-    VERSION,
+    BrokerPlan, ClientPlan, Fault, FaultPlan, Flush, GroupPlan, Network, Order, Plan, Produces, TopicPlan, VERSION,
 };
 
 /// Kinds of faults, each on in about two seeds of three.
@@ -48,6 +47,7 @@ pub fn generate(seed: u64) -> Plan {
         drain_ms: 180_000,
         network: network(draw("network")),
         sites: BTreeMap::new(),
+        expect: None,
         name_servers: 2,
         brokers: vec![broker("broker-a", draw("flush-a")), broker("broker-b", draw("flush-b"))],
         topics,

@@ -5,6 +5,7 @@
 //! checker.
 
 mod cluster;
+pub mod corpus;
 pub mod determinism;
 mod drain;
 mod faults;

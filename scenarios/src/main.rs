@@ -12,6 +12,7 @@ use anyhow::Context;
 use clap::{Args, Parser, Subcommand};
 use orrery_checker::Verdict;
 use orrery_runtime_sim::LogWindow;
+use orrery_scenarios::corpus::{self, Stored};
 use orrery_scenarios::determinism::{compare, trace_text};
 use orrery_scenarios::fuzz::{Fuzz, Summary, fuzz};
 use orrery_scenarios::generate::generate;
@@ -46,6 +47,8 @@ enum Commands {
     Shrink(ShrinkArgs),
     /// Runs a plan again and prints its timeline
     Replay(ReplayArgs),
+    /// Runs every stored counterexample under many schedules: fixed ones must stay fixed, kept defects must still be found
+    Corpus(CorpusArgs),
     /// Runs every seed twice in one process, on two threads and in a fresh process, and compares traces
     Determinism(DeterminismArgs),
 }
@@ -165,6 +168,16 @@ impl EffortArgs {
 }
 
 #[derive(Args)]
+struct CorpusArgs {
+    /// Folder of plans
+    #[arg(default_value = "scenarios/corpus")]
+    folder: PathBuf,
+    /// Orders of tasks under which each plan is run
+    #[arg(long, default_value_t = 20, value_parser = clap::value_parser!(u64).range(1..))]
+    schedules: u64,
+}
+
+#[derive(Args)]
 struct DeterminismArgs {
     #[arg(long, default_value_t = 10)]
     seeds: u64,
@@ -179,6 +192,7 @@ fn main() -> ExitCode {
         Commands::Fuzz(args) => fuzz_command(args),
         Commands::Shrink(args) => shrink_command(args),
         Commands::Replay(args) => replay_command(args),
+        Commands::Corpus(args) => corpus_command(&args),
         Commands::Determinism(args) => determinism_command(args),
     };
     match result {
@@ -370,7 +384,11 @@ fn print_account(account: &Account) {
         size(&account.after),
         account.runs,
         account.wall_seconds,
-        if account.is_complete { "" } else { ", until the budget ended" },
+        if account.is_complete {
+            ""
+        } else {
+            ", until the budget ended"
+        },
         account.schedules_failing,
         account.schedules_tried
     );
@@ -400,6 +418,32 @@ fn replay_command(args: ReplayArgs) -> anyhow::Result<u8> {
         None => {}
     }
     Ok(run.report.exit_code())
+}
+
+fn corpus_command(args: &CorpusArgs) -> anyhow::Result<u8> {
+    let stored = corpus::load(&args.folder)?;
+    let mut is_good = true;
+    for Stored { path, plan } in &stored {
+        let outcome = corpus::try_again(plan, args.schedules);
+        is_good &= outcome.is_good();
+        let verdict = match &outcome.violations[..] {
+            [] => "holds".to_owned(),
+            all => format!("violated {} times", all.len()),
+        };
+        let again = outcome.found_again.map_or(String::new(), |found| {
+            let property = plan.expect.as_deref().unwrap_or_default();
+            format!(
+                "; with its defect {property} under {found} of {} schedules",
+                args.schedules
+            )
+        });
+        println!("{}: {verdict}{again}", path.display());
+        for (schedule, violation) in outcome.violations.iter().take(3) {
+            println!("  schedule {schedule}: {violation}");
+        }
+    }
+    println!("{} plans under {} schedules each", stored.len(), args.schedules);
+    Ok(if is_good { 0 } else { 1 })
 }
 
 fn determinism_command(args: DeterminismArgs) -> anyhow::Result<u8> {

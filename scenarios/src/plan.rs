@@ -36,6 +36,9 @@ pub struct Plan {
     /// Sites switched on for the whole run, with their probability per asking.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     pub sites: BTreeMap<String, f64>,
+    /// The property that a run violates while `sites` are on: what this plan is kept for.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub expect: Option<String>,
     pub name_servers: u32,
     pub brokers: Vec<BrokerPlan>,
     pub topics: Vec<TopicPlan>,
