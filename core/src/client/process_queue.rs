@@ -105,6 +105,12 @@ impl ProcessQueue {
         self.slots.front().map_or(self.fetched_to, |slot| slot.offset)
     }
 
+    /// Behind the highest offset that is processed, whatever lies below: what must not be committed, for a seeded defect.
+    pub(super) fn highest_processed(&self) -> i64 {
+        let processed = self.slots.iter().rev().find(|slot| slot.is_processed);
+        processed.map_or(self.watermark(), |slot| slot.offset + 1)
+    }
+
     /// Where the next fetch starts.
     pub fn fetched_to(&self) -> i64 {
         self.fetched_to

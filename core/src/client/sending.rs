@@ -20,7 +20,7 @@ use crate::protocol::code::{request, response};
 use crate::protocol::header::{SendHeader, SendResponseHeader};
 use crate::protocol::message::{BatchMessage, PROPERTIES_SIZE_MAX, encode_batch_message, java_hash, sys_flag};
 use crate::protocol::{Command, properties};
-use crate::runtime::Runtime;
+use crate::runtime::{Runtime, site};
 use crate::types::MessageQueue;
 
 /// Which queue a message goes to.
@@ -251,6 +251,13 @@ impl<R: Runtime> Sending<R> {
         let result = self
             .exchange(broker, command, queue, timeout, &prepared.message_id)
             .await;
+        // Defect: a lost reply is taken for a send that never left.
+        let result = match result {
+            Err(RequestError::Unknown { reason }) if site(&self.core.rt, "lost-reply-is-failure") => {
+                Err(RequestError::not_sent(reason))
+            }
+            result => result,
+        };
         if self.config.avoid_slow_brokers {
             let now = self.core.rt.mono();
             let latency = result.is_ok().then(|| now.since(begun));

@@ -14,7 +14,7 @@ use super::scan::{Step, step};
 use super::{AppendError, Appended, FlushMode, Positions, QueueOf, Shared, Store, StoreError};
 use crate::probe::Fact;
 use crate::protocol::message::{self, Draft, DraftError, Placement};
-use crate::runtime::{Runtime, WallMillis};
+use crate::runtime::{Runtime, WallMillis, site};
 use crate::sync::lock;
 use crate::types::PhysicalOffset;
 
@@ -297,11 +297,15 @@ impl<R: Runtime> Shared<R> {
         self.check()?;
         self.check_deletions(drafts.iter().map(|draft| draft.topic))?;
         let reserved = log.reserve(size, self.runtime.wall());
-        let Reserved { start, store_time } = reserved.inspect_err(|error| {
+        let Reserved { start, mut store_time } = reserved.inspect_err(|error| {
             if matches!(error, AppendError::NotReady) {
                 self.file_wanted.notify();
             }
         })?;
+        // Defect: store times follow the clock back.
+        if site(&self.runtime, "store-time-steps-back") {
+            store_time = self.runtime.wall();
+        }
         let mut physical_offset = start;
         for (index, (draft, prepared)) in drafts.iter().zip(prepared).enumerate() {
             let mut placement = Placement {

@@ -15,7 +15,7 @@ use std::sync::{Mutex, PoisonError};
 use futures_util::FutureExt;
 
 use super::{Handlers, Receipt, ReceiptKind, refuse};
-use crate::broker::operations::Refusal;
+use crate::broker::operations::{Reason, Refusal};
 use crate::probe::Fact;
 use crate::protocol::code::response;
 use crate::protocol::send_reply::SendReply;
@@ -77,6 +77,13 @@ impl<R: Runtime> Handlers<R> {
             // Part of it may have reached the file.
             for (_, command) in receipts {
                 replies.push(refuse(command, &Refusal::store_failed(&error)), Vec::new());
+            }
+            return;
+        }
+        // Defect (as Redpanda 3036): what is stored is refused for good.
+        if site(&operations.runtime, "reject-after-append") {
+            for (_, command) in receipts {
+                replies.push(refuse(command, &Refusal::new(Reason::Busy, "too busy")), Vec::new());
             }
             return;
         }

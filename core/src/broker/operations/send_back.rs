@@ -8,7 +8,7 @@ use super::{ClientHandle, Operations, Reason, Refusal, Stored};
 use crate::broker::state::topics;
 use crate::protocol::message::{self, Draft, RecordView};
 use crate::protocol::properties;
-use crate::runtime::Runtime;
+use crate::runtime::{Runtime, site};
 use crate::types::PhysicalOffset;
 
 #[derive(Clone, Copy, Debug)]
@@ -35,7 +35,8 @@ impl<R: Runtime> Operations<R> {
         if !self.broker_is_writable() {
             return Err(self.not_writable());
         }
-        if group.retry_queue_nums <= 0 {
+        // Defect: answered as stored, and stored nowhere.
+        if group.retry_queue_nums <= 0 || site(&self.runtime, "retry-not-stored") {
             return Ok(None);
         }
         let record = self.record(request.physical_offset).await?;

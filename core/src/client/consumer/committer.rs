@@ -116,6 +116,9 @@ impl<R: Runtime> ConsumerCore<R> {
         // Defect: an offset counts as consumed once it is fetched, so a crash loses what was in the listener's hands.
         let offset = if site(&self.client.rt, "commit-before-processing") {
             state.process.fetched_to()
+        } else if site(&self.client.rt, "commit-highest-processed") {
+            // Defect: what lies below and is still with a listener is lost by a crash.
+            state.process.highest_processed()
         } else {
             state.process.watermark()
         };

@@ -25,7 +25,7 @@ use crate::client::observer::{Delivery, SendBackOutcome};
 use crate::client::sending::Target;
 use crate::client::signal::Bell;
 use crate::protocol::properties;
-use crate::runtime::Runtime;
+use crate::runtime::{Runtime, site};
 
 /// Pause before a message that could not be put back is delivered here again. Java: 5 s.
 const LOCAL_RETRY_DELAY: Duration = Duration::from_secs(5);
@@ -165,6 +165,10 @@ impl<R: Runtime> ConsumerCore<R> {
             };
             self.tell_sent_back(delivery_id, &work.assigned, &message, outcome);
             match outcome {
+                // Defect: a message that could be put back nowhere counts as consumed.
+                SendBackOutcome::KeptLocally if site(&self.client.rt, "send-back-error-ignored") => {
+                    work.assigned.processed([message.queue_offset]);
+                }
                 SendBackOutcome::KeptLocally => kept.push(message),
                 _ => work.assigned.processed([message.queue_offset]),
             }

@@ -21,7 +21,7 @@ use crate::client::rebalance::allocate;
 use crate::client::route::{MASTER_ID, Route};
 use crate::client::signal::{Bell, bell};
 use crate::client::subscription::Subscription;
-use crate::runtime::{Mono, Runtime};
+use crate::runtime::{Mono, Runtime, site};
 use crate::types::{Map, MessageQueue};
 
 /// Pause after a round that could not finish.
@@ -188,7 +188,11 @@ impl<R: Runtime> ConsumerCore<R> {
     /// Where to begin on a queue: the committed offset, else what the start policy says.
     async fn start_offset(&self, queue: &MessageQueue) -> Result<i64, RequestError> {
         let committed = if self.config.is_clustering() {
-            let committed = self.client.committed_offset(&self.config.group, queue).await?;
+            let committed = match self.client.committed_offset(&self.config.group, queue).await {
+                // Defect (RocketMQ 2708): no answer is taken for "nothing committed".
+                Err(_) if site(&self.client.rt, "offset-error-reads-as-none") => None,
+                answer => answer?,
+            };
             self.client.observer().offset_read(&self.config.group, queue, committed);
             committed
         } else {
@@ -265,6 +269,11 @@ async fn release<R: Runtime>(
     deliver: Option<R::Task<()>>,
     reason: RevokeReason,
 ) {
+    // Defect (alibaba/RocketMQ 367): the next owner gets the queue while the listener still works.
+    let is_early = core.is_locking() && reason != RevokeReason::LockLost && site(&core.client.rt, "unlock-before-done");
+    if is_early {
+        core.unlock(&assigned.queue).await;
+    }
     if let Some(deliver) = deliver {
         let _ = deliver.await;
     }
