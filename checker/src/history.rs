@@ -483,6 +483,9 @@ pub enum FaultKind {
     ClockDrift,
     DiskSlow,
     DiskStall,
+    /// Operations of the disk fail; nothing that had been synced is lost.
+    DiskErrors,
+    DiskFull,
     /// The disk lost or damaged what had been synced.
     DiskLost,
     Latency,

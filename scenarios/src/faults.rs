@@ -4,10 +4,10 @@ use std::collections::BTreeMap;
 use std::time::Duration;
 
 use orrery_checker::history::{Event, FaultKind, FaultPhase};
-use orrery_runtime_sim::{DiskProfile, Effects, LinkProfile, NodeId, World};
+use orrery_runtime_sim::{DiskFaults, DiskProfile, Effects, LinkProfile, NodeId, World};
 
 use crate::cluster::Cluster;
-use crate::plan::{FaultPlan, Plan};
+use crate::plan::{DiskErrorKind, FaultPlan, Plan};
 use crate::recorder::Recorder;
 
 /// Runs all faults; returns when the last is undone and everything is whole again.
@@ -21,7 +21,7 @@ pub(crate) async fn strike(cluster: &Cluster, plan: &Plan, recorder: &Recorder) 
     }
     turns.sort_by_key(|&(at_ms, index, _)| (at_ms, index));
     let begin = cluster.world.now();
-    let mut strikes = Strikes::new(cluster, recorder);
+    let mut strikes = Strikes::new(cluster, recorder, plan.faults.len());
     for (at_ms, index, phase) in turns {
         let at = begin + Duration::from_millis(at_ms.min(plan.duration_ms));
         cluster.world.sleep(at.saturating_sub(cluster.world.now())).await;
@@ -42,10 +42,12 @@ struct Strikes<'a> {
     cuts: BTreeMap<(NodeId, NodeId), u32>,
     pauses: BTreeMap<NodeId, u32>,
     default_link: LinkProfile,
+    /// Faults of the plan.
+    fault_count: usize,
 }
 
 impl<'a> Strikes<'a> {
-    fn new(cluster: &'a Cluster, recorder: &'a Recorder) -> Self {
+    fn new(cluster: &'a Cluster, recorder: &'a Recorder, fault_count: usize) -> Self {
         let first = *cluster.nodes.values().next().expect("a plan has nodes");
         Strikes {
             cluster,
@@ -55,6 +57,7 @@ impl<'a> Strikes<'a> {
             cuts: BTreeMap::new(),
             pauses: BTreeMap::new(),
             default_link: cluster.world.link(first, first),
+            fault_count,
         }
     }
 
@@ -93,6 +96,25 @@ impl<'a> Strikes<'a> {
             }
             FaultPlan::DiskStall { node, for_ms } => {
                 self.world.stall_disk(self.node(node), Duration::from_millis(*for_ms));
+            }
+            FaultPlan::DiskErrors { node, of, percent, .. } => {
+                let mut faults = DiskFaults::default();
+                let probability = match of {
+                    DiskErrorKind::Read => &mut faults.read_error,
+                    DiskErrorKind::Write => &mut faults.write_error,
+                    DiskErrorKind::ShortWrite => &mut faults.short_write,
+                    DiskErrorKind::Sync => &mut faults.sync_error,
+                };
+                *probability = percent / 100.0;
+                self.world.set_disk_faults(self.node(node), faults);
+            }
+            FaultPlan::DiskFull { node, .. } => {
+                let profile = self.world.disk(self.node(node));
+                let full = DiskProfile {
+                    capacity_bytes: 0,
+                    ..profile
+                };
+                self.world.set_disk(self.node(node), full);
             }
             FaultPlan::Link {
                 node,
@@ -133,6 +155,10 @@ impl<'a> Strikes<'a> {
             }
             FaultPlan::ClockDrift { node, .. } => self.world.set_drift(self.node(node), 0),
             FaultPlan::DiskSlow { node, .. } => self.world.set_disk(self.node(node), DiskProfile::default()),
+            FaultPlan::DiskErrors { node, .. } | FaultPlan::DiskFull { node, .. } => {
+                self.mend_disk(self.node(node));
+                self.start_again(index, node);
+            }
             FaultPlan::Link { node, .. } => self.set_links(self.node(node), self.default_link),
             FaultPlan::ClockStep { .. } | FaultPlan::DiskStall { .. } => {}
         }
@@ -145,10 +171,31 @@ impl<'a> Strikes<'a> {
         for &node in self.cluster.nodes.values() {
             self.world.resume(node);
             self.world.set_drift(node, 0);
-            self.world.set_disk(node, DiskProfile::default());
+            self.mend_disk(node);
             self.set_links(node, self.default_link);
             self.restart(node);
         }
+    }
+
+    /// As an operator does. A kill like any other, so it is told as one, under a number that no fault of the plan has.
+    fn start_again(&self, index: usize, name: &str) {
+        let number = self.fault_count + index;
+        let kill = FaultPlan::Kill {
+            node: name.to_owned(),
+            for_ms: 0,
+        };
+        let node = self.node(name);
+        let before = self.effects(&kill);
+        self.world.kill(node);
+        self.tell(number, &kill, FaultPhase::Begin, before);
+        let before = self.effects(&kill);
+        self.restart(node);
+        self.tell(number, &kill, FaultPhase::End, before);
+    }
+
+    fn mend_disk(&self, node: NodeId) {
+        self.world.set_disk_faults(node, DiskFaults::default());
+        self.world.set_disk(node, DiskProfile::default());
     }
 
     fn restart(&self, node: NodeId) {
@@ -213,6 +260,8 @@ fn kind(fault: &FaultPlan) -> FaultKind {
         FaultPlan::ClockDrift { .. } => FaultKind::ClockDrift,
         FaultPlan::DiskSlow { .. } => FaultKind::DiskSlow,
         FaultPlan::DiskStall { .. } => FaultKind::DiskStall,
+        FaultPlan::DiskErrors { .. } => FaultKind::DiskErrors,
+        FaultPlan::DiskFull { .. } => FaultKind::DiskFull,
         FaultPlan::Link { .. } => FaultKind::Latency,
     }
 }
@@ -232,6 +281,8 @@ fn causes(fault: &FaultPlan) -> &'static [&'static str] {
         FaultPlan::Pause { .. } => &["pauses"],
         FaultPlan::ClockStep { .. } | FaultPlan::ClockDrift { .. } => &["clock_changes"],
         FaultPlan::DiskSlow { .. } | FaultPlan::DiskStall { .. } => &["stalls", "stalled_us"],
+        FaultPlan::DiskErrors { .. } => &["reads_failed", "writes_failed", "writes_short", "syncs_failed"],
+        FaultPlan::DiskFull { .. } => &["refused_full"],
         FaultPlan::Link { .. } => &["packets_lost", "packets_retransmitted"],
     }
 }

@@ -168,6 +168,18 @@ pub struct Fault {
     pub what: FaultPlan,
 }
 
+/// Operations of a disk that fail.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum DiskErrorKind {
+    Read,
+    Write,
+    /// A part of it arrives.
+    ShortWrite,
+    /// What was written may be lost, whatever a later sync says.
+    Sync,
+}
+
 /// What strikes. `for_ms` is how long until it is undone.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(tag = "fault", rename_all = "snake_case")]
@@ -198,6 +210,16 @@ pub enum FaultPlan {
     DiskSlow { node: String, sync_ms: u64, for_ms: u64 },
     /// The disk does not answer.
     DiskStall { node: String, for_ms: u64 },
+    /// Some operations of a kind fail. At the end the process is started again, as an operator would: a log that has met a failed write or
+    /// sync takes nothing more until then.
+    DiskErrors {
+        node: String,
+        of: DiskErrorKind,
+        percent: f64,
+        for_ms: u64,
+    },
+    /// Nothing more fits on the disk. At the end there is room, and the process is started again.
+    DiskFull { node: String, for_ms: u64 },
     /// Every packet from and to the node is late, and some are lost.
     Link {
         node: String,
@@ -339,6 +361,8 @@ impl FaultPlan {
             | FaultPlan::ClockDrift { node, .. }
             | FaultPlan::DiskSlow { node, .. }
             | FaultPlan::DiskStall { node, .. }
+            | FaultPlan::DiskErrors { node, .. }
+            | FaultPlan::DiskFull { node, .. }
             | FaultPlan::Link { node, .. } => vec![node.clone()],
             FaultPlan::Cut { from, to, .. } => from.iter().chain(to).cloned().collect(),
         }
@@ -359,6 +383,8 @@ impl FaultPlan {
             | FaultPlan::ClockDrift { for_ms, .. }
             | FaultPlan::DiskSlow { for_ms, .. }
             | FaultPlan::DiskStall { for_ms, .. }
+            | FaultPlan::DiskErrors { for_ms, .. }
+            | FaultPlan::DiskFull { for_ms, .. }
             | FaultPlan::Link { for_ms, .. } => Some(for_ms),
             FaultPlan::ClockStep { .. } => None,
         }

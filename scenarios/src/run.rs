@@ -190,7 +190,10 @@ fn longest_disk_fault_ms(plan: &Plan) -> u64 {
     use crate::plan::FaultPlan;
     let faults = plan.faults.iter().map(|fault| match fault.what {
         FaultPlan::DiskSlow { sync_ms, .. } => 10 * sync_ms,
-        FaultPlan::DiskStall { for_ms, .. } | FaultPlan::Pause { for_ms, .. } => for_ms,
+        FaultPlan::DiskStall { for_ms, .. }
+        | FaultPlan::Pause { for_ms, .. }
+        | FaultPlan::DiskErrors { for_ms, .. }
+        | FaultPlan::DiskFull { for_ms, .. } => for_ms,
         _ => 0,
     });
     faults.max().unwrap_or(0)
