@@ -10,7 +10,7 @@ use orrery_checker::Verdict;
 use orrery_checker::history::Event;
 use serde::{Deserialize, Serialize};
 
-use crate::generate::generate;
+use crate::generate::{Profile, generate_in};
 use crate::output::{read_run, shown_hash, write_run, write_shrunk};
 use crate::run::{Run, run};
 use crate::shrink::{Account, Effort, shrink};
@@ -18,6 +18,7 @@ use crate::shrink::{Account, Effort, shrink};
 /// What to run.
 #[derive(Clone, Debug)]
 pub struct Fuzz {
+    pub profile: Profile,
     pub from: u64,
     /// Seeds at most, over all shards; `None` with a budget.
     pub seeds: Option<u64>,
@@ -43,6 +44,7 @@ const SHRUNK_MAX: usize = 2;
 pub struct Summary {
     /// Version of this format.
     pub summary: u32,
+    pub profile: String,
     pub from: u64,
     pub shard: String,
     pub sites: BTreeMap<String, f64>,
@@ -178,7 +180,7 @@ fn shrink_findings(fuzz: &Fuzz, effort: &Effort, summary: &mut Summary) -> anyho
 fn one_seed(fuzz: &Fuzz, index: u64) -> anyhow::Result<SeedResult> {
     let (shard, shards) = fuzz.shard;
     let seed = fuzz.from + index * shards + shard;
-    let mut plan = generate(seed);
+    let mut plan = generate_in(fuzz.profile, seed);
     plan.sites = fuzz.sites.clone();
     let run = run(&plan);
     if let Verdict::Violated(_) = run.report.verdict {
@@ -227,6 +229,7 @@ fn fault_effects(run: &Run) -> BTreeMap<String, u64> {
 fn summarize(fuzz: &Fuzz, results: &[SeedResult], wall: Duration) -> Summary {
     let mut summary = Summary {
         summary: 1,
+        profile: fuzz.profile.name.to_owned(),
         from: fuzz.from,
         shard: format!("{}/{}", fuzz.shard.0, fuzz.shard.1),
         sites: fuzz.sites.clone(),

@@ -9,13 +9,14 @@ use std::process::ExitCode;
 use std::time::Duration;
 
 use anyhow::Context;
+use clap::builder::{PossibleValue, PossibleValuesParser};
 use clap::{Args, Parser, Subcommand};
 use orrery_checker::Verdict;
 use orrery_runtime_sim::LogWindow;
 use orrery_scenarios::corpus::{self, Stored};
 use orrery_scenarios::determinism::{compare, trace_text};
 use orrery_scenarios::fuzz::{Fuzz, Summary, fuzz};
-use orrery_scenarios::generate::generate;
+use orrery_scenarios::generate::{PROFILES, Profile, generate_in};
 use orrery_scenarios::output::{read_run, shown_hash, write_json, write_run, write_shrunk};
 use orrery_scenarios::plan::{Plan, PlanError};
 use orrery_scenarios::run::{Run, run, run_logged};
@@ -24,7 +25,6 @@ use orrery_scenarios::timeline::{Filter, print_timeline};
 
 /// A defect that is known to be found quickly, for `fuzz --demo`.
 const DEMO_SITE: &str = "ack-before-fsync";
-const PROFILE: &str = "two-brokers";
 
 #[derive(Parser)]
 #[command(
@@ -61,6 +61,9 @@ struct RunArgs {
     /// Seed of the run's draws; without a plan, also of the plan
     #[arg(long)]
     seed: Option<u64>,
+    /// Which family of plans --seed means
+    #[arg(long, default_value = PROFILES[0].name, value_parser = PossibleValuesParser::new(profiles()))]
+    profile: String,
     /// Writes plan.toml, history.jsonl, verdict.json and timeline.html there
     #[arg(long)]
     out: Option<PathBuf>,
@@ -76,8 +79,8 @@ struct RunArgs {
 
 #[derive(Args)]
 struct FuzzArgs {
-    /// Which generator
-    #[arg(long, default_value = PROFILE, value_parser = [PROFILE])]
+    /// Which family of plans
+    #[arg(long, default_value = PROFILES[0].name, value_parser = PossibleValuesParser::new(profiles()))]
     profile: String,
     /// Seeds to run
     #[arg(long, default_value_t = 100, conflicts_with = "budget")]
@@ -208,7 +211,7 @@ fn main() -> ExitCode {
 fn run_command(args: RunArgs) -> anyhow::Result<u8> {
     let mut plan = match (&args.plan, args.seed) {
         (Some(path), _) => read_run(path)?.0,
-        (None, Some(seed)) => generate(seed),
+        (None, Some(seed)) => generate_in(profile(&args.profile), seed),
         (None, None) => unreachable!("clap requires one of them"),
     };
     if let Some(seed) = args.seed {
@@ -258,6 +261,7 @@ fn fuzz_command(args: FuzzArgs) -> anyhow::Result<u8> {
     let out = args.out.clone().unwrap_or_else(|| PathBuf::from("orrery-sim-out"));
     let job_count = args.jobs.unwrap_or_else(jobs_default);
     let fuzz_args = Fuzz {
+        profile: profile(&args.profile),
         from: args.from,
         seeds: args.budget.is_none().then_some(args.seeds),
         budget: args.budget,
@@ -341,6 +345,17 @@ fn print_summary(summary: &Summary) {
             None => println!("{}: not found in {} seeds", sites.join(", "), summary.seeds_run),
         }
     }
+}
+
+/// Names of profiles, with what each is for.
+fn profiles() -> impl Iterator<Item = PossibleValue> {
+    PROFILES
+        .iter()
+        .map(|profile| PossibleValue::new(profile.name).help(profile.about))
+}
+
+fn profile(name: &str) -> Profile {
+    Profile::by_name(name).expect("clap allows only profiles")
 }
 
 /// Threads that run at the same time.
