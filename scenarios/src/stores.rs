@@ -83,7 +83,7 @@ impl Directory<'_> {
         self.tell(start.stored.clone(), false, said(&start.bounds));
         let draw = world
             .draw("questions")
-            .with(node.index() as u64)
+            .with(Draw::new(0, self.name).bits())
             .with(world.now().as_nanos() as u64);
         self.search_by_time(&start, draw.with(1)).await;
         if self.index_slots.is_some() {
