@@ -1,5 +1,7 @@
 //! A healthy run for tests: valid by every law, long enough to be edited.
 
+mod features;
+
 use std::collections::BTreeMap;
 
 use crate::history::{
@@ -12,7 +14,8 @@ use crate::stored::{Stored, StoredBounds, StoredEntry, StoredOffset, StoredQueue
 const QUEUES: i32 = 2;
 
 /// A healthy run: two producers in turn on two queues, a concurrent and an orderly group, each queue handed from one
-/// instance to the other half-way, commits, lock renewals, offset reads, a kill, drain and scan.
+/// instance to the other half-way, commits, lock renewals, offset reads, a kill; then each feature that has a check (`features`);
+/// drain and scan.
 pub(crate) struct Healthy {
     records: Vec<Record>,
     t: u64,
@@ -71,6 +74,7 @@ impl Healthy {
             run.fault(FaultKind::Restart);
             run.stored(per_queue / 2 * (half + 1), false);
         }
+        run.features();
         run.tell(Event::Mark { name: "drained".into() });
         for id in 0..QUEUES {
             run.tell(Event::ScanQueue {
@@ -88,6 +92,7 @@ impl Healthy {
                 });
             }
         }
+        run.scan_features();
         run.tell(Event::ScanEnd { complete: true });
         run.stored(per_queue, true);
         History {
@@ -322,6 +327,21 @@ fn session(group: &str, half: i64, id: i32) -> String {
 
 fn header() -> Header {
     use Recorded::*;
+    let mut records = vec![
+        Sends,
+        Deliveries,
+        Sessions,
+        Fetches,
+        Commits,
+        SendBacks,
+        OffsetQueries,
+        Locks,
+        Faults,
+        Scan,
+        Drain,
+        Stores,
+    ];
+    records.extend(features::RECORDS);
     let group = |name: &str, order| GroupConfig {
         name: name.into(),
         topics: vec!["T".into()],
@@ -334,26 +354,16 @@ fn header() -> Header {
         history: VERSION,
         source: "a healthy run".into(),
         seed: None,
-        records: vec![
-            Sends,
-            Deliveries,
-            Sessions,
-            Fetches,
-            Commits,
-            SendBacks,
-            OffsetQueries,
-            Locks,
-            Faults,
-            Scan,
-            Drain,
-            Stores,
-        ],
+        records,
         brokers: vec![BrokerConfig {
             name: "b".into(),
             node: "b".into(),
             flush: Flush::Sync,
         }],
-        groups: vec![group("g", Order::Concurrent), group("o", Order::Orderly)],
+        groups: [group("g", Order::Concurrent), group("o", Order::Orderly)]
+            .into_iter()
+            .chain(features::groups())
+            .collect(),
         limits: Limits::default(),
         required: Required {
             acks: 20,

@@ -6,12 +6,13 @@
 //! Invariants: `t` counts nanoseconds on one clock for all writers of a run; an operation that got no answer is
 //! `info` (unknown), never `fail`; fields that a writer does not know are left out.
 
+mod file;
+
 use std::collections::BTreeMap;
-use std::fs::File;
-use std::io::{self, BufRead, BufReader, Write};
-use std::path::{Path, PathBuf};
 
 use serde::{Deserialize, Serialize};
+
+pub use file::{History, ReadError};
 
 use crate::stored::{Stored, StoredBounds};
 
@@ -61,6 +62,26 @@ pub enum Recorded {
     Stores,
     /// The consumers were given time to reach the end of every queue, without faults.
     Drain,
+    /// Members of groups, queues of topics, and what each member takes for its own.
+    Assignments,
+    /// Routes as clients and name servers have them, and who is master in truth.
+    Routes,
+    /// Messages sent after the last fault to each queue, to see whether it works.
+    Probes,
+    /// Which messages were sent as one batch.
+    Batches,
+    /// Panics, and what a node holds when nothing is under way.
+    Hygiene,
+    /// Hashes of the traces of two runs of one plan.
+    Checkpoints,
+    Transactions,
+    /// Messages with a due time.
+    Delays,
+    Pops,
+    /// Roles, confirmed records and truncations of replicas.
+    Replication,
+    /// Votes, elections, commits and in-sync sets.
+    Consensus,
 }
 
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -133,6 +154,34 @@ pub struct Limits {
     pub lock_validity_ms: u64,
     /// Largest difference in clock rate between two nodes, in parts per million.
     pub clock_drift_ppm: u64,
+    /// A group shares out its queues again at least this often.
+    pub rebalance_ms: u64,
+    /// Until clients and name servers know a change of masters: a broker registers every 30 s, a client asks every 30 s.
+    pub route_ms: u64,
+    /// Until every queue and group works again after the last fault: 120 s until a dead broker is forgotten, and the route.
+    pub availability_ms: u64,
+    /// Elections that one healed cluster may need.
+    pub elections_max: u64,
+    /// Retries of a message before it becomes a dead letter.
+    pub reconsume_max: u32,
+    /// Waiting time before the first, second, … retry, by the broker's delay levels; empty: not judged.
+    pub retry_delays_ms: Vec<u64>,
+    /// A half message is not checked before this age.
+    pub transaction_timeout_ms: u64,
+    /// Half messages are looked through this often.
+    pub transaction_check_ms: u64,
+    /// Checks before a half message is discarded.
+    pub transaction_checks: u32,
+    /// A delayed message may come this much too early.
+    pub delay_precision_ms: u64,
+    /// And, without faults, this much too late.
+    pub delay_bound_ms: u64,
+    /// A popped message that nobody acknowledged comes again at most this long after its invisible time.
+    pub pop_revive_ms: u64,
+    /// Tasks and files that a node may hold at rest beyond what it held at its first rest.
+    pub leak_slack: u64,
+    /// Bytes that a node may keep buffered at rest.
+    pub buffered_bytes_max: u64,
 }
 
 impl Default for Limits {
@@ -143,6 +192,20 @@ impl Default for Limits {
             lock_lease_ms: 60_000,
             lock_validity_ms: 30_000,
             clock_drift_ppm: 0,
+            rebalance_ms: 20_000,
+            route_ms: 60_000,
+            availability_ms: 180_000,
+            elections_max: 3,
+            reconsume_max: 16,
+            retry_delays_ms: Vec::new(),
+            transaction_timeout_ms: 6_000,
+            transaction_check_ms: 30_000,
+            transaction_checks: 15,
+            delay_precision_ms: 1_000,
+            delay_bound_ms: 10_000,
+            pop_revive_ms: 30_000,
+            leak_slack: 16,
+            buffered_bytes_max: 1 << 20,
         }
     }
 }
@@ -457,6 +520,179 @@ pub enum Event {
     Mark {
         name: String,
     },
+    /// Every queue that a topic has from now on.
+    TopicQueues {
+        topic: String,
+        queues: Vec<Queue>,
+    },
+    MemberJoined {
+        group: String,
+        client: String,
+    },
+    /// Left in order; a member whose process dies is in the fault log.
+    MemberLeft {
+        group: String,
+        client: String,
+    },
+    /// What a member takes for its own from now on, of all topics.
+    Assigned {
+        group: String,
+        client: String,
+        queues: Vec<Queue>,
+    },
+    /// Addresses that a client or name server has for the master (id 0) of a broker from now on.
+    Route {
+        holder: String,
+        broker: String,
+        addresses: Vec<String>,
+    },
+    /// Who is the registered master of a broker in truth from now on; absent: nobody.
+    Master {
+        broker: String,
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        address: Option<String>,
+    },
+    /// The message is sent to see whether the queue works.
+    Probe {
+        uid: String,
+        queue: Queue,
+    },
+    /// These messages are sent as one batch.
+    Batch {
+        uids: Vec<String>,
+    },
+    Panic {
+        node: String,
+        task: String,
+        message: String,
+    },
+    /// What a node holds when nothing is under way.
+    AtRest {
+        node: String,
+        tasks: u64,
+        files: u64,
+        buffered_bytes: u64,
+        locks: u64,
+    },
+    /// Hash of the trace of the `run`-th run after so many events.
+    Checkpoint {
+        run: u32,
+        events: u64,
+        hash: u64,
+    },
+    /// A half message was acknowledged; `send_invoke` came before, no `send_ok` comes.
+    HalfOk {
+        uid: String,
+        /// Unique in the history.
+        transaction: u64,
+        group: String,
+    },
+    /// A producer says how a transaction ends; no answer comes.
+    TransactionEnd {
+        transaction: u64,
+        resolution: Resolution,
+    },
+    /// A producer was asked how a transaction ends.
+    TransactionCheck {
+        transaction: u64,
+        client: String,
+    },
+    /// White-box: what the broker made of a transaction.
+    TransactionResolved {
+        transaction: u64,
+        resolution: Resolution,
+    },
+    /// The message must not be delivered before `due`, nanoseconds on the history's clock.
+    Delayed {
+        uid: String,
+        due: u64,
+    },
+    /// The broker has agreed not to deliver a delayed message.
+    DelayCancelled {
+        uid: String,
+    },
+    /// A message was popped, invisible to others until `until`, nanoseconds on the history's clock.
+    Popped {
+        /// Unique in the history.
+        pop: u64,
+        group: String,
+        client: String,
+        uid: String,
+        until: u64,
+    },
+    /// The acknowledgement of a popped message was answered with success.
+    PopAcked {
+        pop: u64,
+    },
+    /// A popped message stays invisible until `until`.
+    PopChanged {
+        pop: u64,
+        until: u64,
+    },
+    /// White-box: what a node is in a broker's set of replicas from now on. `epoch` absent: not fenced.
+    Role {
+        node: String,
+        broker: String,
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        epoch: Option<u64>,
+        is_master: bool,
+    },
+    /// White-box: a node holds a record for good.
+    Confirmed {
+        node: String,
+        broker: String,
+        position: u64,
+        size: u32,
+        crc: u32,
+    },
+    /// White-box: a node cuts its log.
+    Truncated {
+        node: String,
+        broker: String,
+        from: u64,
+    },
+    /// White-box: a vote, once it is durable.
+    Voted {
+        node: String,
+        set: String,
+        term: u64,
+        candidate: String,
+    },
+    /// White-box: a node leads `set` from now on and holds entries up to `last`.
+    Elected {
+        node: String,
+        set: String,
+        term: u64,
+        last: u64,
+    },
+    /// White-box: the leader takes entries up to `index` for committed; `holders` of `members` hold them.
+    EntriesCommitted {
+        node: String,
+        set: String,
+        term: u64,
+        index: u64,
+        last: u64,
+        holders: Vec<String>,
+        members: Vec<String>,
+    },
+    /// The members that a new leader may be chosen from.
+    InSync {
+        set: String,
+        term: u64,
+        members: Vec<String>,
+    },
+}
+
+/// How a transaction ends.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Resolution {
+    Commit,
+    Rollback,
+    /// The producer does not know yet.
+    Unknown,
+    /// The broker gave up asking.
+    Discard,
 }
 
 /// Which message of a time is meant.
@@ -518,128 +754,4 @@ fn is_yes(value: &bool) -> bool {
 
 fn is_zero(value: &u32) -> bool {
     *value == 0
-}
-
-/// A whole history in memory, in order of time.
-#[derive(Clone, Debug, PartialEq)]
-pub struct History {
-    pub header: Header,
-    pub records: Vec<Record>,
-}
-
-/// A history that cannot be read.
-#[derive(Debug, thiserror::Error)]
-pub enum ReadError {
-    #[error("{}: {source}", path.display())]
-    Io { path: PathBuf, source: io::Error },
-    #[error("{}:{line}: {source}", path.display())]
-    Line {
-        path: PathBuf,
-        line: usize,
-        source: serde_json::Error,
-    },
-    #[error("{}: history version {found}, this checker reads {VERSION}", path.display())]
-    Version { path: PathBuf, found: u32 },
-    #[error("{}: no header line", path.display())]
-    NoHeader { path: PathBuf },
-    #[error("no history given")]
-    Nothing,
-}
-
-impl History {
-    /// Reads histories of one run, written by one or several programs, and merges them by time. Headers are
-    /// united: brokers and groups by name, `records` as what any writer records, `required` as the largest.
-    pub fn read(paths: &[impl AsRef<Path>]) -> Result<History, ReadError> {
-        let mut united: Option<History> = None;
-        for path in paths {
-            let next = History::read_one(path.as_ref())?;
-            match &mut united {
-                None => united = Some(next),
-                Some(all) => all.unite(next),
-            }
-        }
-        let mut history = united.ok_or(ReadError::Nothing)?;
-        history.records.sort_by_key(|record| record.t);
-        Ok(history)
-    }
-
-    fn read_one(path: &Path) -> Result<History, ReadError> {
-        let io_error = |source| ReadError::Io {
-            path: path.to_path_buf(),
-            source,
-        };
-        let mut reader = BufReader::with_capacity(1 << 20, File::open(path).map_err(io_error)?);
-        let mut header = None;
-        let mut records = Vec::new();
-        let mut text = String::new();
-        for line in 1.. {
-            text.clear();
-            if reader.read_line(&mut text).map_err(io_error)? == 0 {
-                break;
-            }
-            if text.trim().is_empty() {
-                continue;
-            }
-            let line_error = |source| ReadError::Line {
-                path: path.to_path_buf(),
-                line,
-                source,
-            };
-            if header.is_none() {
-                let found: VersionOnly = serde_json::from_str(&text).map_err(line_error)?;
-                if found.history != VERSION {
-                    return Err(ReadError::Version {
-                        path: path.to_path_buf(),
-                        found: found.history,
-                    });
-                }
-                header = Some(serde_json::from_str::<Header>(&text).map_err(line_error)?);
-            } else {
-                records.push(serde_json::from_str(&text).map_err(line_error)?);
-            }
-        }
-        let header = header.ok_or_else(|| ReadError::NoHeader {
-            path: path.to_path_buf(),
-        })?;
-        Ok(History { header, records })
-    }
-
-    fn unite(&mut self, other: History) {
-        let header = &mut self.header;
-        header.source = format!("{} + {}", header.source, other.header.source);
-        header.records.extend(other.header.records);
-        header.records.sort_unstable();
-        header.records.dedup();
-        for broker in other.header.brokers {
-            if !header.brokers.iter().any(|known| known.name == broker.name) {
-                header.brokers.push(broker);
-            }
-        }
-        for group in other.header.groups {
-            if !header.groups.iter().any(|known| known.name == group.name) {
-                header.groups.push(group);
-            }
-        }
-        let required = &mut header.required;
-        required.acks = required.acks.max(other.header.required.acks);
-        required.deliveries = required.deliveries.max(other.header.required.deliveries);
-        required.fault_effects = required.fault_effects.max(other.header.required.fault_effects);
-        self.records.extend(other.records);
-    }
-
-    /// Writes the header and every record, a line each.
-    pub fn write(&self, out: &mut impl Write) -> io::Result<()> {
-        write_line(out, &self.header)?;
-        self.records.iter().try_for_each(|record| write_line(out, record))
-    }
-}
-
-#[derive(Deserialize)]
-struct VersionOnly {
-    history: u32,
-}
-
-fn write_line(out: &mut impl Write, value: &impl Serialize) -> io::Result<()> {
-    serde_json::to_writer(&mut *out, value)?;
-    out.write_all(b"\n")
 }

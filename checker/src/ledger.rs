@@ -78,6 +78,7 @@ pub(crate) struct Delivery {
     /// Listener returned, or its process died.
     pub(crate) ended: u64,
     pub(crate) verdict: Option<ConsumeVerdict>,
+    pub(crate) reconsume: u16,
 }
 
 #[derive(Clone, Copy, Debug)]
@@ -222,6 +223,8 @@ pub(crate) struct Ledger {
     /// Slots that a broker has declared to hold nothing.
     gaps: HashSet<(Id, i64)>,
     pub(crate) drained: bool,
+    /// Faults that struck, whatever they did.
+    pub(crate) faults: u64,
     /// Anything that cannot be: an end without a beginning.
     pub(crate) malformed: Vec<String>,
     recorded: Vec<Recorded>,
@@ -265,6 +268,7 @@ impl Ledger {
             recovered: HashMap::new(),
             gaps: HashSet::new(),
             drained: false,
+            faults: 0,
             malformed: Vec::new(),
             recorded: header.records.clone(),
             groups,
@@ -314,6 +318,7 @@ impl Ledger {
                 if effect.values().any(|&count| count > 0) && self.effective_faults.insert(*id) {
                     self.counts.fault_effects += 1;
                 }
+                self.faults += u64::from(*phase == FaultPhase::Begin);
                 let dies = matches!(fault, FaultKind::Kill | FaultKind::PowerLoss);
                 if dies && *phase == FaultPhase::Begin {
                     nodes
@@ -382,7 +387,8 @@ impl Ledger {
                     });
                 }
             }
-            Event::Appended { .. } | Event::Flushed { .. } | Event::Acknowledged { .. } | Event::Locked { .. } => {}
+            // Other kinds are watched by the one property that needs them.
+            _ => {}
         }
     }
 
@@ -497,7 +503,7 @@ impl Ledger {
                 position,
                 uid,
                 content,
-                ..
+                reconsume,
             } => {
                 self.counts.deliveries += 1;
                 let session = session.as_ref().and_then(|name| {
@@ -516,6 +522,7 @@ impl Ledger {
                     started: t,
                     ended: NEVER,
                     verdict: None,
+                    reconsume: u16::try_from(*reconsume).unwrap_or(u16::MAX),
                 };
                 let index = self.deliveries.len() as u32;
                 self.deliveries.push(entry);
@@ -711,7 +718,8 @@ impl Ledger {
         }
     }
 
-    fn uid(&mut self, uid: &str) -> Id {
+    /// The number of a message.
+    pub(crate) fn uid(&mut self, uid: &str) -> Id {
         let (id, new) = self.uids.intern(uid);
         if new {
             self.messages.push(Message {
@@ -742,7 +750,13 @@ impl Ledger {
         }
     }
 
-    fn queue(&mut self, queue: &Queue) -> Id {
+    /// The message may be stored once more than its attempts say.
+    pub(crate) fn allow_another_slot(&mut self, uid: Id) {
+        self.messages[uid as usize].tries += 1;
+    }
+
+    /// The number of a queue.
+    pub(crate) fn queue(&mut self, queue: &Queue) -> Id {
         let (id, new) = self.queue_names.intern(queue);
         if new {
             self.queues.push(QueueInfo {
@@ -752,6 +766,11 @@ impl Ledger {
             });
         }
         id
+    }
+
+    /// The number of any other name.
+    pub(crate) fn name(&mut self, text: &str) -> Id {
+        self.texts.intern(text).0
     }
 
     fn latest_snapshot(&mut self, broker: &str) -> Option<usize> {

@@ -1,10 +1,11 @@
 //! Histories and the laws they must obey.
 //!
 //! The checker shares no code with the system it judges: a checker that did would share its bugs. It reads a
-//! [`history`], digests it once, in order of time, and lets one file per property (`properties/`) look at the result.
-//! Every check is linear or n log n in the number of events.
+//! [`history`], digests it once, in order of time, and lets one file per property (`properties/`) look at the result;
+//! properties of events that no other needs watch the stream themselves. Every check is linear or n log n in the number of events.
 
 mod budget;
+mod calm;
 mod committed;
 #[cfg(test)]
 mod healthy;
@@ -24,9 +25,9 @@ use std::collections::BTreeMap;
 
 pub use verdict::{Counts, Report, Rpo, Verdict, Violation};
 
-use history::{Header, History, Record, Recorded};
+use history::{Header, History, Record};
 use ledger::Ledger;
-use properties::{Findings, Property};
+use properties::{Findings, Law, Watch, Watched};
 
 /// How to judge.
 #[derive(Clone, Debug, Default)]
@@ -39,19 +40,28 @@ pub struct Options {
 pub struct Checker {
     header: Header,
     ledger: Ledger,
+    watches: Vec<(&'static Watched, Box<dyn Watch>)>,
 }
 
 impl Checker {
     pub fn new(header: &Header) -> Checker {
+        let ledger = Ledger::new(header);
+        let can_see = properties::WATCHED
+            .iter()
+            .filter(|watched| ledger.lacks(&watched.law).is_none());
         Checker {
             header: header.clone(),
-            ledger: Ledger::new(header),
+            watches: can_see.map(|watched| (watched, (watched.watch)())).collect(),
+            ledger,
         }
     }
 
     /// Takes in the next record; `t` must not go back.
     pub fn observe(&mut self, record: &Record) {
         self.ledger.observe(record);
+        for (_, watch) in &mut self.watches {
+            watch.observe(record.t, &record.event, &mut self.ledger);
+        }
     }
 
     /// Judges what was taken in.
@@ -60,20 +70,26 @@ impl Checker {
         let mut findings = Findings::default();
         let mut evaluated = Vec::new();
         let mut not_evaluated = BTreeMap::new();
-        for property in properties::ALL {
-            if !options.only.is_empty() && !options.only.iter().any(|id| id == property.id) {
-                continue;
-            }
-            match self.lacks(property) {
-                Some(lacks) => {
-                    not_evaluated.insert(property.id.to_owned(), lacks);
-                }
-                None => {
-                    findings.judge(property, &self.ledger);
-                    evaluated.push(property.id.to_owned());
-                }
+        let wanted = |law: &Law| options.only.is_empty() || options.only.iter().any(|id| id == law.id);
+        let laws = properties::ALL.iter().map(|property| &property.law);
+        for law in laws.chain(properties::WATCHED.iter().map(|watched| &watched.law)) {
+            if let (true, Some(lacks)) = (wanted(law), self.ledger.lacks(law)) {
+                not_evaluated.insert(law.id.to_owned(), lacks);
             }
         }
+        for property in properties::ALL {
+            if wanted(&property.law) && !not_evaluated.contains_key(property.law.id) {
+                findings.judge(&property.law, |findings| (property.check)(&self.ledger, findings));
+                evaluated.push(property.law.id.to_owned());
+            }
+        }
+        for (watched, watch) in &mut self.watches {
+            if wanted(&watched.law) {
+                findings.judge(&watched.law, |findings| watch.judge(&self.ledger, findings));
+                evaluated.push(watched.law.id.to_owned());
+            }
+        }
+        evaluated.sort_unstable();
         let missing = properties::missing(&self.ledger, &self.header.required);
         let verdict = if !findings.violations.is_empty() {
             Verdict::Violated(findings.violations)
@@ -88,24 +104,12 @@ impl Checker {
             rpo: findings.rpo,
             counts: Counts {
                 outlived_locks: findings.outlived_locks,
+                unexplained_redeliveries: findings.unexplained_redeliveries,
                 ..self.ledger.counts
             },
             evaluated,
             not_evaluated,
         }
-    }
-
-    fn lacks(&self, property: &Property) -> Option<String> {
-        let lacking = property.needs.iter().filter(|&&need| !self.ledger.is_recorded(need));
-        let names: Vec<String> = lacking.map(|&need| name(need)).collect();
-        (!names.is_empty()).then(|| names.join(", "))
-    }
-}
-
-fn name(recorded: Recorded) -> String {
-    match serde_json::to_value(recorded) {
-        Ok(serde_json::Value::String(name)) => name,
-        _ => format!("{recorded:?}"),
     }
 }
 

@@ -9,6 +9,7 @@ use crate::history::{
 };
 use crate::verdict::Report;
 
+#[derive(Clone)]
 pub(crate) struct Story {
     pub(crate) history: History,
     t: u64,
@@ -308,7 +309,31 @@ impl Story {
     }
 
     pub(crate) fn dead_letter(&mut self, group: &str, uid: &str) -> &mut Story {
-        self.scan_topic(&format!("%DLQ%{group}"), 0, &[uid])
+        self.dead_letter_at(group, 0, uid)
+    }
+
+    pub(crate) fn dead_letter_at(&mut self, group: &str, id: i32, uid: &str) -> &mut Story {
+        self.scan_topic(&format!("%DLQ%{group}"), id, &[uid])
+    }
+
+    /// A message comes from the retry topic of a group.
+    pub(crate) fn retry(
+        &mut self,
+        group: &str,
+        client: &str,
+        offset: i64,
+        uid: &str,
+        reconsume: u32,
+        verdict: ConsumeVerdict,
+    ) -> &mut Story {
+        let delivery = self.start(group, client, 0, offset, uid);
+        if let Some(Event::DeliverStart {
+            queue, reconsume: r, ..
+        }) = self.history.records.last_mut().map(|record| &mut record.event)
+        {
+            (queue.topic, *r) = (format!("%RETRY%{group}"), reconsume);
+        }
+        self.tell(Event::DeliverDone { delivery, verdict })
     }
 
     pub(crate) fn interrupt_scan(&mut self) -> &mut Story {
@@ -390,7 +415,7 @@ impl Story {
         })
     }
 
-    fn fault(&mut self, fault: FaultKind, node: &str) -> &mut Story {
+    pub(crate) fn fault(&mut self, fault: FaultKind, node: &str) -> &mut Story {
         self.next += 1;
         let id = self.next as u32;
         self.tell(Event::Fault {
@@ -402,7 +427,7 @@ impl Story {
         })
     }
 
-    fn records(&mut self, what: Recorded) -> &mut Story {
+    pub(crate) fn records(&mut self, what: Recorded) -> &mut Story {
         if !self.history.header.records.contains(&what) {
             self.history.header.records.push(what);
         }

@@ -69,6 +69,9 @@ pub struct Counts {
     pub fault_effects: u64,
     /// Orderly deliveries that began inside a valid lock and outlived it.
     pub outlived_locks: u64,
+    /// Deliveries of what the same session had consumed before, in a run with faults.
+    #[serde(default)]
+    pub unexplained_redeliveries: u64,
 }
 
 /// Verdict and numbers of one history.

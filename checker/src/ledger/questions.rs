@@ -4,6 +4,7 @@ use super::{Attempt, Ledger, Outcome, QueueInfo};
 use crate::budget::{Claim, Grade};
 use crate::history::{Flush, GroupConfig, Model, Order, Queue, Recorded, SendStatus};
 use crate::names::{Id, NONE};
+use crate::properties::{Law, Needs};
 
 impl Ledger {
     pub(crate) fn text(&self, id: Id) -> &str {
@@ -81,8 +82,32 @@ impl Ledger {
         }
     }
 
+    /// Index of the session of this name that was opened last.
+    pub(crate) fn open_session(&self, name: &str) -> Option<u32> {
+        let name = self.texts.find(name)?;
+        self.open_sessions.get(&name).copied()
+    }
+
     pub(crate) fn is_recorded(&self, what: Recorded) -> bool {
         self.recorded.contains(&what)
+    }
+
+    /// What the history lacks for a law, in words.
+    pub(crate) fn lacks(&self, law: &Law) -> Option<String> {
+        let mut lacking: Vec<String> = law
+            .needs
+            .iter()
+            .filter(|&&need| !self.is_recorded(need))
+            .map(|&need| match serde_json::to_value(need) {
+                Ok(serde_json::Value::String(name)) => name,
+                _ => format!("{need:?}"),
+            })
+            .collect();
+        let broadcasts = || self.groups.values().any(|group| group.model == Model::Broadcasting);
+        if law.also == Some(Needs::BroadcastingGroup) && !broadcasts() {
+            lacking.push("broadcasting group".to_owned());
+        }
+        (!lacking.is_empty()).then(|| lacking.join(", "))
     }
 
     /// What an acknowledged attempt promised.

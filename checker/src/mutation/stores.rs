@@ -47,6 +47,7 @@ pub(super) const EDITS: &[Edit] = &[
     Edit {
         name: "take an entry out of a queue's files",
         fires: &["C25"],
+        may: &[],
         edit: |history| {
             at_end(history, |stored| {
                 stored.queues[0].entries.remove(4);
@@ -56,6 +57,7 @@ pub(super) const EDITS: &[Edit] = &[
     Edit {
         name: "take the last entry out of a queue's files",
         fires: &["C25"],
+        may: &[],
         edit: |history| {
             at_end(history, |stored| {
                 stored.queues[0].entries.pop();
@@ -65,6 +67,7 @@ pub(super) const EDITS: &[Edit] = &[
     Edit {
         name: "take a queue's files away",
         fires: &["C25"],
+        may: &[],
         edit: |history| {
             at_end(history, |stored| {
                 stored.queues.remove(0);
@@ -74,21 +77,25 @@ pub(super) const EDITS: &[Edit] = &[
     Edit {
         name: "let an entry name its neighbour",
         fires: &["C25"],
+        may: &[],
         edit: |history| at_end(history, |stored| stored.queues[1].entries[3].position += 200),
     },
     Edit {
         name: "change an entry's size",
         fires: &["C25"],
+        may: &[],
         edit: |history| at_end(history, |stored| stored.queues[1].entries[3].size += 1),
     },
     Edit {
         name: "change an entry's tags code",
         fires: &["C25"],
+        may: &[],
         edit: |history| at_end(history, |stored| stored.queues[1].entries[3].tags_code = 8),
     },
     Edit {
         name: "put a filler that nobody declared",
         fires: &["C25"],
+        may: &[],
         edit: |history| {
             at_end(history, |stored| {
                 stored.queues[0].entries[5].size = i32::MAX;
@@ -101,6 +108,7 @@ pub(super) const EDITS: &[Edit] = &[
     Edit {
         name: "declare a gap and put its filler beside a damaged record: that is legal",
         fires: &[],
+        may: &[],
         edit: |history| {
             at_end(history, |stored| {
                 stored.queues[0].entries[5].size = i32::MAX;
@@ -123,11 +131,13 @@ pub(super) const EDITS: &[Edit] = &[
     Edit {
         name: "give an offset to two records",
         fires: &["C25"],
+        may: &[],
         edit: |history| at_end(history, |stored| stored.records[12].offset -= 1),
     },
     Edit {
         name: "take an entry out of the index",
         fires: &["C25"],
+        may: &[],
         edit: |history| {
             at_end(history, |stored| {
                 stored.index.remove(2);
@@ -137,26 +147,31 @@ pub(super) const EDITS: &[Edit] = &[
     Edit {
         name: "let the index name a key that is not there",
         fires: &["C25"],
+        may: &[],
         edit: |history| at_end(history, |stored| stored.index.push((77, 100))),
     },
     Edit {
         name: "commit beyond the end of a queue",
         fires: &["C25"],
+        may: &[],
         edit: |history| at_end(history, |stored| stored.committed[0].offset += 1),
     },
     Edit {
         name: "commit in a queue that is not there",
         fires: &["C25"],
+        may: &[],
         edit: |history| at_end(history, |stored| stored.committed[0].queue = 9),
     },
     Edit {
         name: "let a store time go back",
         fires: &["C25"],
+        may: &[],
         edit: |history| at_end(history, |stored| stored.records[19].time = 0),
     },
     Edit {
         name: "lose an entry in a restart",
         fires: &["C25"],
+        may: &[],
         edit: |history| {
             at_restart(history, |stored, _| {
                 stored.queues[0].entries.pop();
@@ -166,21 +181,25 @@ pub(super) const EDITS: &[Edit] = &[
     Edit {
         name: "end a queue too early",
         fires: &["C25"],
+        may: &[],
         edit: |history| at_restart(history, |_, bounds| bounds[0].max -= 1),
     },
     Edit {
         name: "promise more than a queue has",
         fires: &["C25"],
+        may: &[],
         edit: |history| at_restart(history, |_, bounds| bounds[0].max += 1),
     },
     Edit {
         name: "begin a queue too late",
         fires: &["C25"],
+        may: &[],
         edit: |history| at_restart(history, |_, bounds| bounds[0].min += 1),
     },
     Edit {
         name: "say nothing of a queue",
         fires: &["C25"],
+        may: &[],
         edit: |history| {
             at_restart(history, |_, bounds| {
                 bounds.remove(0);
@@ -190,31 +209,37 @@ pub(super) const EDITS: &[Edit] = &[
     Edit {
         name: "find nothing by a key",
         fires: &["C25"],
+        may: &[],
         edit: |history| keys_found(history, Vec::clear),
     },
     Edit {
         name: "find a record by a key that it lacks",
         fires: &["C25"],
+        may: &[],
         edit: |history| keys_found(history, |found| found.push(0)),
     },
     Edit {
         name: "answer the next offset for a time",
         fires: &["C28"],
+        may: &[],
         edit: |history| answer(history, 0, Boundary::Lower, |offset| *offset += 1),
     },
     Edit {
         name: "answer the last message for a time behind it",
         fires: &["C28"],
+        may: &[],
         edit: |history| answer(history, 1, Boundary::Lower, |offset| *offset -= 1),
     },
     Edit {
         name: "answer the offset before the last one of a time",
         fires: &["C28"],
+        may: &[],
         edit: |history| answer(history, 0, Boundary::Upper, |offset| *offset -= 1),
     },
     Edit {
         name: "answer a message for a time before the first",
         fires: &["C28"],
+        may: &[],
         edit: |history| answer(history, 1, Boundary::Upper, |offset| *offset = 1),
     },
 ];

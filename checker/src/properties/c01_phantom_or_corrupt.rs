@@ -8,15 +8,18 @@
 //!
 //! **How.** Each read is compared with the invocation of the message that its body names. O(n).
 
-use super::{Findings, Property};
+use super::{Findings, Law, Property};
 use crate::history::Recorded;
 use crate::ledger::{Ledger, NEVER, Print};
 use crate::names::{Id, NONE};
 
 pub(super) const PROPERTY: Property = Property {
-    id: "C01",
-    title: "phantom or corrupt message",
-    needs: &[Recorded::Sends],
+    law: Law {
+        id: "C01",
+        title: "phantom or corrupt message",
+        needs: &[Recorded::Sends],
+        also: None,
+    },
     check,
 };
 

@@ -10,16 +10,19 @@
 //! **How.** Sort all observations by slot; between two different holders of a slot there must lie a loss that excuses one
 //! of them and that the final scan does not refute. O(n log n).
 
-use super::{Findings, Property, seconds};
+use super::{Findings, Law, Property, seconds};
 use crate::budget::{Claim, Grade};
 use crate::history::{Flush, Recorded};
 use crate::ledger::{Ledger, Outcome};
 use crate::names::{Id, NONE};
 
 pub(super) const PROPERTY: Property = Property {
-    id: "C02",
-    title: "inconsistent slot",
-    needs: &[Recorded::Sends],
+    law: Law {
+        id: "C02",
+        title: "inconsistent slot",
+        needs: &[Recorded::Sends],
+        also: None,
+    },
     check,
 };
 

@@ -8,15 +8,18 @@
 //! **How.** Collect the distinct slots of each message from acknowledgements, deliveries and the final scan; compare with
 //! its attempts. Retry and dead-letter topics are the broker's own copies and do not count. O(n log n).
 
-use super::{Findings, Property};
+use super::{Findings, Law, Property};
 use crate::history::Recorded;
 use crate::ledger::{Ledger, NEVER, Outcome};
 use crate::names::NONE;
 
 pub(super) const PROPERTY: Property = Property {
-    id: "C03",
-    title: "unexplained duplicate",
-    needs: &[Recorded::Sends],
+    law: Law {
+        id: "C03",
+        title: "unexplained duplicate",
+        needs: &[Recorded::Sends],
+        also: None,
+    },
     check,
 };
 

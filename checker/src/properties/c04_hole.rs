@@ -8,14 +8,17 @@
 //!
 //! **How.** Walk each scanned queue in order of offset, from min to max. O(n).
 
-use super::{Findings, Property};
+use super::{Findings, Law, Property};
 use crate::history::Recorded;
 use crate::ledger::Ledger;
 
 pub(super) const PROPERTY: Property = Property {
-    id: "C04",
-    title: "hole in a queue",
-    needs: &[Recorded::Scan],
+    law: Law {
+        id: "C04",
+        title: "hole in a queue",
+        needs: &[Recorded::Scan],
+        also: None,
+    },
     check,
 };
 

@@ -8,16 +8,19 @@
 //! **How.** Look up every acknowledged slot in the scan. A loss inside the budget counts as RPO. A message that is
 //! elsewhere because of a second attempt is not lost. O(n log n).
 
-use super::{Findings, Property, seconds};
+use super::{Findings, Law, Property, seconds};
 use crate::budget::Grade;
 use crate::history::Recorded;
 use crate::ledger::{Attempt, Ledger, NEVER, Outcome};
 use crate::names::NONE;
 
 pub(super) const PROPERTY: Property = Property {
-    id: "C05",
-    title: "lost acknowledged message",
-    needs: &[Recorded::Sends, Recorded::Scan],
+    law: Law {
+        id: "C05",
+        title: "lost acknowledged message",
+        needs: &[Recorded::Sends, Recorded::Scan],
+        also: None,
+    },
     check,
 };
 

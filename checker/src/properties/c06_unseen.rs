@@ -10,16 +10,19 @@
 
 use std::collections::HashMap;
 
-use super::{Findings, Property, seconds};
+use super::{Findings, Law, Property, seconds};
 use crate::budget::{Claim, Grade};
 use crate::history::{ConsumeVerdict, Flush, GroupConfig, Recorded, StartAt};
 use crate::ledger::{Attempt, Ledger, NEVER, Outcome, Step};
 use crate::names::{Id, NONE};
 
 pub(super) const PROPERTY: Property = Property {
-    id: "C06",
-    title: "acknowledged message never consumed",
-    needs: &[Recorded::Sends, Recorded::Deliveries, Recorded::Drain, Recorded::Scan],
+    law: Law {
+        id: "C06",
+        title: "acknowledged message never consumed",
+        needs: &[Recorded::Sends, Recorded::Deliveries, Recorded::Drain, Recorded::Scan],
+        also: None,
+    },
     check,
 };
 

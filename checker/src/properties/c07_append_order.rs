@@ -11,15 +11,18 @@
 //! every `inv(k) <= ret(i)` for k <= i, so with C02, C03 and C04 this one pass is linearizability of append. A send without an
 //! answer that the scan finds takes part with an infinite return. O(n log n).
 
-use super::{Findings, Property, seconds};
+use super::{Findings, Law, Property, seconds};
 use crate::history::Recorded;
 use crate::ledger::{Ledger, NEVER, Outcome};
 use crate::names::{Id, NONE};
 
 pub(super) const PROPERTY: Property = Property {
-    id: "C07",
-    title: "append not linearizable",
-    needs: &[Recorded::Sends],
+    law: Law {
+        id: "C07",
+        title: "append not linearizable",
+        needs: &[Recorded::Sends],
+        also: None,
+    },
     check,
 };
 

@@ -11,16 +11,19 @@
 
 use std::collections::{HashMap, HashSet};
 
-use super::{Findings, Property};
+use super::{Findings, Law, Property};
 use crate::history::Recorded;
 use crate::ledger::{Delivery, Ledger, Step};
 use crate::names::{Id, NONE};
 use crate::progress::Progress;
 
 pub(super) const PROPERTY: Property = Property {
-    id: "C08",
-    title: "per-queue order broken",
-    needs: &[Recorded::Deliveries],
+    law: Law {
+        id: "C08",
+        title: "per-queue order broken",
+        needs: &[Recorded::Deliveries],
+        also: None,
+    },
     check,
 };
 

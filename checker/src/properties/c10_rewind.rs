@@ -10,16 +10,19 @@
 
 use std::collections::HashMap;
 
-use super::{Findings, Property, seconds};
+use super::{Findings, Law, Property, seconds};
 use crate::committed::Committed;
 use crate::history::Recorded;
 use crate::ledger::{Ledger, Step};
 use crate::names::Id;
 
 pub(super) const PROPERTY: Property = Property {
-    id: "C10",
-    title: "rewind",
-    needs: &[Recorded::Sessions],
+    law: Law {
+        id: "C10",
+        title: "rewind",
+        needs: &[Recorded::Sessions],
+        also: None,
+    },
     check,
 };
 

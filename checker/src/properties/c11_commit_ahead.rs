@@ -11,16 +11,19 @@
 
 use std::collections::HashMap;
 
-use super::{Findings, Property};
+use super::{Findings, Law, Property};
 use crate::history::Recorded;
 use crate::ledger::{Ledger, Step};
 use crate::names::Id;
 use crate::progress::Progress;
 
 pub(super) const PROPERTY: Property = Property {
-    id: "C11",
-    title: "commit ahead of consumption",
-    needs: &[Recorded::Deliveries, Recorded::Commits],
+    law: Law {
+        id: "C11",
+        title: "commit ahead of consumption",
+        needs: &[Recorded::Deliveries, Recorded::Commits],
+        also: None,
+    },
     check,
 };
 

@@ -7,15 +7,18 @@
 //!
 //! **How.** Keep the register of committed offsets; compare every answer with its floor and with the highest attempt. O(n log n).
 
-use super::{Findings, Property, seconds};
+use super::{Findings, Law, Property, seconds};
 use crate::committed::Committed;
 use crate::history::Recorded;
 use crate::ledger::{Ledger, Step};
 
 pub(super) const PROPERTY: Property = Property {
-    id: "C12",
-    title: "committed offset regression",
-    needs: &[Recorded::OffsetQueries, Recorded::Commits],
+    law: Law {
+        id: "C12",
+        title: "committed offset regression",
+        needs: &[Recorded::OffsetQueries, Recorded::Commits],
+        also: None,
+    },
     check,
 };
 

@@ -11,15 +11,18 @@
 
 use std::collections::HashMap;
 
-use super::{Findings, Property, seconds};
+use super::{Findings, Law, Property, seconds};
 use crate::history::Recorded;
 use crate::ledger::{Delivery, Ledger, Step};
 use crate::names::Id;
 
 pub(super) const PROPERTY: Property = Property {
-    id: "C14",
-    title: "orderly queue consumed by two at once",
-    needs: &[Recorded::Deliveries],
+    law: Law {
+        id: "C14",
+        title: "orderly queue consumed by two at once",
+        needs: &[Recorded::Deliveries],
+        also: None,
+    },
     check,
 };
 

@@ -18,15 +18,18 @@
 
 use std::collections::{HashMap, HashSet};
 
-use super::{Findings, Property};
+use super::{Findings, Law, Property};
 use crate::history::Recorded;
 use crate::ledger::{KeySearch, Ledger, Snapshot};
 use crate::stored::{SCHEDULE_TOPIC, StoredEntry, StoredRecord, reachable};
 
 pub(super) const PROPERTY: Property = Property {
-    id: "C25",
-    title: "derived structures differ from the log",
-    needs: &[Recorded::Stores],
+    law: Law {
+        id: "C25",
+        title: "derived structures differ from the log",
+        needs: &[Recorded::Stores],
+        also: None,
+    },
     check,
 };
 

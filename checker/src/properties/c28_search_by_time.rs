@@ -10,15 +10,18 @@
 //!
 //! **How.** Look the time up in the records of the store's latest snapshot, one after the other. O(n) per question.
 
-use super::{Findings, Property};
+use super::{Findings, Law, Property};
 use crate::history::{Boundary, Recorded};
 use crate::ledger::{Ledger, Search, Snapshot};
 use crate::stored::StoredRecord;
 
 pub(super) const PROPERTY: Property = Property {
-    id: "C28",
-    title: "wrong offset for a time",
-    needs: &[Recorded::Stores],
+    law: Law {
+        id: "C28",
+        title: "wrong offset for a time",
+        needs: &[Recorded::Stores],
+        also: None,
+    },
     check,
 };
 
