@@ -10,6 +10,8 @@ mod committed;
 #[cfg(test)]
 mod healthy;
 pub mod history;
+#[cfg(test)]
+mod in_budget;
 mod ledger;
 #[cfg(test)]
 mod mutation;

@@ -204,6 +204,13 @@ impl Story {
         self.enter(None, group, client, id, offset, uid)
     }
 
+    /// The last delivery belongs to this session.
+    pub(crate) fn in_session(&mut self, name: &str) {
+        if let Some(Event::DeliverStart { session, .. }) = self.history.records.last_mut().map(|last| &mut last.event) {
+            *session = Some(name.into());
+        }
+    }
+
     pub(crate) fn done(&mut self, delivery: u64) -> &mut Story {
         self.tell(Event::DeliverDone {
             delivery,

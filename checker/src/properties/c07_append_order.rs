@@ -161,9 +161,19 @@ mod tests {
         place(0, 0, appends)
     }
 
+    fn append(index: usize, invoked: u64, returned: u64) -> Append {
+        Append {
+            queue: 0,
+            offset: index as i64,
+            uid: index as u32,
+            invoked,
+            returned,
+        }
+    }
+
     #[test]
-    fn one_backward_pass_agrees_with_a_search_on_every_small_history() {
-        // All histories of four appends over six instants: each append is an interval.
+    fn one_backward_pass_agrees_with_a_search_on_every_history_of_four_appends() {
+        // All histories of four appends over six instants, ties and missing answers included: each append is an interval.
         let intervals: Vec<(u64, u64)> = (0..6)
             .flat_map(|from| (from + 1..=6).map(move |to| (from, if to == 6 { u64::MAX } else { to })))
             .collect();
@@ -172,13 +182,7 @@ mod tests {
             let appends: Vec<Append> = (0..4)
                 .map(|index| {
                     let (invoked, returned) = intervals[code / intervals.len().pow(index) % intervals.len()];
-                    Append {
-                        queue: 0,
-                        offset: i64::from(index),
-                        uid: index,
-                        invoked,
-                        returned,
-                    }
+                    append(index as usize, invoked, returned)
                 })
                 .collect();
             let linearizable = is_linearizable(&appends);
@@ -187,5 +191,61 @@ mod tests {
         }
         assert!(count[0] > 1000);
         assert!(count[1] > 1000);
+    }
+
+    /// Calls `judge` with every order in time of the beginnings and ends of the appends.
+    fn each_order(times: &mut Vec<(u64, u64)>, at: u64, judge: &mut impl FnMut(&[(u64, u64)])) {
+        if times.iter().all(|&(_, returned)| returned != 0) {
+            return judge(times);
+        }
+        for index in 0..times.len() {
+            let before = times[index];
+            match before {
+                (0, _) => times[index].0 = at,
+                (_, 0) => times[index].1 = at,
+                _ => continue,
+            }
+            each_order(times, at + 1, judge);
+            times[index] = before;
+        }
+    }
+
+    #[test]
+    fn one_backward_pass_agrees_with_a_search_on_every_history_of_five_and_on_many_of_up_to_eight() {
+        let mut count = [0, 0];
+        let mut judge = |times: &[(u64, u64)]| {
+            let appends: Vec<Append> = times
+                .iter()
+                .enumerate()
+                .map(|(index, &(inv, ret))| append(index, inv, ret))
+                .collect();
+            let linearizable = is_linearizable(&appends);
+            assert_eq!(out_of_order(&appends).is_empty(), linearizable, "{appends:?}");
+            count[usize::from(linearizable)] += 1;
+        };
+        for appends in 1..=5 {
+            each_order(&mut vec![(0, 0); appends], 1, &mut judge);
+        }
+        // Near the order of the offsets, or none would be linearizable.
+        let mut seed = 1u64;
+        let mut draw = |below: u64| {
+            seed = seed
+                .wrapping_mul(6_364_136_223_846_793_005)
+                .wrapping_add(1_442_695_040_888_963_407);
+            (seed >> 33) % below
+        };
+        for appends in 6..=8 {
+            for _ in 0..30_000 {
+                let times: Vec<(u64, u64)> = (0..appends)
+                    .map(|index| {
+                        let invoked = 3 * index + draw(8);
+                        let length = 1 + draw(12);
+                        (invoked, if length == 12 { u64::MAX } else { invoked + length })
+                    })
+                    .collect();
+                judge(&times);
+            }
+        }
+        assert!(count[0] > 10_000 && count[1] > 10_000, "{count:?}");
     }
 }

@@ -108,4 +108,109 @@ mod tests {
             .deliver_as("s1", 0, "a", ConsumeVerdict::Success);
         assert_eq!(broken(&story), ["C08"]);
     }
+
+    /// Begins (`None`) and ends of listener calls, with the offset and whether it was a success.
+    type Events = [(usize, Option<bool>)];
+
+    const UIDS: [&str; 3] = ["a", "b", "c"];
+
+    /// By the words of the law: every earlier message has a success before this one starts.
+    fn is_in_order(events: &Events) -> bool {
+        let settled = |upto: usize, offset: usize| events[..upto].contains(&(offset, Some(true)));
+        let mut starts = events.iter().enumerate().filter(|(_, (_, ended))| ended.is_none());
+        starts.all(|(index, &(offset, _))| (0..offset).all(|earlier| settled(index, earlier)))
+    }
+
+    /// Every history of up to four calls (eight events) of three messages, on one listener or on two at once.
+    fn each_history(judge: &mut impl FnMut(&Events)) {
+        fn go(
+            events: &mut Vec<(usize, Option<bool>)>,
+            open: &mut Vec<usize>,
+            calls: usize,
+            judge: &mut impl FnMut(&Events),
+        ) {
+            if open.is_empty() {
+                judge(events);
+            }
+            for index in 0..open.len() {
+                let offset = open.remove(index);
+                for ok in [true, false] {
+                    events.push((offset, Some(ok)));
+                    go(events, open, calls, judge);
+                    events.pop();
+                }
+                open.insert(index, offset);
+            }
+            if calls < 4 && open.len() < 2 {
+                for offset in (0..3).filter(|offset| !open.contains(offset)).collect::<Vec<_>>() {
+                    events.push((offset, None));
+                    open.push(offset);
+                    go(events, open, calls + 1, judge);
+                    open.pop();
+                    events.pop();
+                }
+            }
+        }
+        go(&mut Vec::new(), &mut Vec::new(), 0, judge);
+    }
+
+    #[test]
+    fn orderly_verdicts_agree_with_the_words_of_the_law_on_every_small_history() {
+        let mut count = [0, 0];
+        each_history(&mut |events| {
+            let mut story = Story::orderly();
+            story
+                .history
+                .header
+                .records
+                .retain(|what| *what == crate::history::Recorded::Deliveries);
+            story.open("s1", "o", "c1", 0, 0);
+            let mut open = [0; 3];
+            for &(offset, ended) in events {
+                match ended {
+                    None => {
+                        open[offset] = story.start("o", "c1", 0, offset as i64, UIDS[offset]);
+                        story.in_session("s1");
+                    }
+                    Some(true) => drop(story.done(open[offset])),
+                    Some(false) => drop(story.tell(crate::history::Event::DeliverDone {
+                        delivery: open[offset],
+                        verdict: ConsumeVerdict::Suspend,
+                    })),
+                }
+            }
+            let is_in_order = is_in_order(events);
+            assert_eq!(broken(&story).is_empty(), is_in_order, "{events:?}");
+            count[usize::from(is_in_order)] += 1;
+        });
+        assert!(count[0] > 1000 && count[1] > 100, "{count:?}");
+    }
+
+    #[test]
+    fn concurrent_verdicts_agree_with_the_words_of_the_law_on_every_small_history() {
+        // Up to eight deliveries of three messages: the first ones of each rise.
+        let mut count = [0, 0];
+        for length in 0..=8u32 {
+            for code in 0..3usize.pow(length) {
+                let offsets: Vec<usize> = (0..length).map(|at| code / 3usize.pow(at) % 3).collect();
+                let mut story = Story::new();
+                story
+                    .history
+                    .header
+                    .records
+                    .retain(|what| *what == crate::history::Recorded::Deliveries);
+                story.open("s1", "g", "c1", 0, 0);
+                for &offset in &offsets {
+                    story.deliver_as("s1", offset as i64, UIDS[offset], ConsumeVerdict::Success);
+                }
+                let first: Vec<Option<usize>> =
+                    (0..3).map(|wanted| offsets.iter().position(|&o| o == wanted)).collect();
+                let falls = |a: usize, b: usize| first[a].is_some() && first[b].is_some() && first[a] > first[b];
+                let rises = !falls(0, 1) && !falls(0, 2) && !falls(1, 2);
+                assert_eq!(broken(&story).is_empty(), rises, "{offsets:?}");
+                count[usize::from(rises)] += 1;
+            }
+        }
+        assert!(count[0] > 1000 && count[1] > 1000, "{count:?}");
+    }
 }
