@@ -30,7 +30,7 @@ pub struct Fuzz {
     pub sites: BTreeMap<String, f64>,
     /// End at the first violation: to see how long a defect hides.
     pub stop_at_first: bool,
-    /// How hard to shrink each of the first [`SHRUNK_MAX`] seeds that violate a property; `None`: not at all.
+    /// How hard to shrink the first two seeds that violate a property; `None`: not at all.
     pub shrink: Option<Effort>,
     /// Where violations are written.
     pub out: PathBuf,
