@@ -2,6 +2,7 @@
 //! with the site on must still break the law, or it guards nothing any more.
 
 use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicUsize, Ordering};
 
 use anyhow::{Context, ensure};
 use orrery_checker::{Verdict, Violation};
@@ -49,6 +50,29 @@ pub fn load(folder: &Path) -> anyhow::Result<Vec<Stored>> {
         Ok(Stored { path, plan })
     });
     stored.collect()
+}
+
+/// As [`try_again`] for each of `stored`, so many at a time; in their order.
+pub fn try_all(stored: &[Stored], schedules: u64, jobs: usize) -> Vec<Outcome> {
+    let next = AtomicUsize::new(0);
+    let work = || {
+        let mut outcomes = Vec::new();
+        while let index = next.fetch_add(1, Ordering::Relaxed)
+            && let Some(Stored { plan, .. }) = stored.get(index)
+        {
+            outcomes.push((index, try_again(plan, schedules)));
+        }
+        outcomes
+    };
+    let mut outcomes: Vec<(usize, Outcome)> = std::thread::scope(|scope| {
+        let threads: Vec<_> = (0..jobs.max(1)).map(|_| scope.spawn(work)).collect();
+        let done = threads
+            .into_iter()
+            .map(|thread| thread.join().expect("a run does not panic"));
+        done.flatten().collect()
+    });
+    outcomes.sort_by_key(|(index, _)| *index);
+    outcomes.into_iter().map(|(_, outcome)| outcome).collect()
 }
 
 /// Runs a plan under schedules `0..schedules`, and with its sites on, as often.

@@ -438,8 +438,8 @@ fn replay_command(args: ReplayArgs) -> anyhow::Result<u8> {
 fn corpus_command(args: &CorpusArgs) -> anyhow::Result<u8> {
     let stored = corpus::load(&args.folder)?;
     let mut is_good = true;
-    for Stored { path, plan } in &stored {
-        let outcome = corpus::try_again(plan, args.schedules);
+    let outcomes = corpus::try_all(&stored, args.schedules, jobs_default());
+    for (Stored { path, plan }, outcome) in stored.iter().zip(&outcomes) {
         is_good &= outcome.is_good();
         let verdict = match &outcome.violations[..] {
             [] => "holds".to_owned(),
