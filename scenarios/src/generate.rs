@@ -538,6 +538,8 @@ mod tests {
             }
         }
         assert_eq!(with.len(), 11, "{with:?}");
-        assert!(with.values().all(|&seeds| (20..200).contains(&seeds)), "{with:?}");
+        // Seven of the kinds are cuts: hardly any seed has none.
+        let is_fair = |kind: &str, seeds: u32| seeds >= 20 && (seeds < 200 || kind.contains("cut"));
+        assert!(with.iter().all(|(kind, &seeds)| is_fair(kind, seeds)), "{with:?}");
     }
 }
