@@ -9,7 +9,7 @@ use orrery_checker::{Verdict, Violation};
 
 use crate::plan::Plan;
 use crate::run::run;
-use crate::shrink::violates;
+use crate::shrink::{violates, without_sites};
 
 /// A plan of the corpus.
 pub struct Stored {
@@ -81,11 +81,7 @@ pub fn try_again(plan: &Plan, schedules: u64) -> Outcome {
         schedule: Some(schedule),
         ..plan.clone()
     };
-    let whole = Plan {
-        sites: Default::default(),
-        expect: None,
-        ..plan.clone()
-    };
+    let whole = without_sites(plan);
     let mut violations = Vec::new();
     for schedule in 0..schedules {
         if let Verdict::Violated(some) = run(&under(schedule, &whole)).report.verdict {

@@ -303,8 +303,11 @@ impl Plan {
         name_servers.chain(brokers).chain(clients).collect()
     }
 
-    /// Takes out what names something that is no longer there.
+    /// Takes out what names something that is no longer there, and groups that nobody joins: what they have not consumed says nothing.
     pub(crate) fn tidy(&mut self) {
+        let clients = &self.clients;
+        let is_joined = |group: &GroupPlan| clients.iter().any(|client| client.joins.contains(&group.name));
+        self.groups.retain(is_joined);
         let nodes = self.nodes();
         let groups: Vec<String> = self.groups.iter().map(|group| group.name.clone()).collect();
         for client in &mut self.clients {
