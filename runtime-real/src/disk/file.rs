@@ -31,7 +31,7 @@
 //! at (queue entries, headers, checksums) is copied by `read_resident` or `read`, which give errors as values.
 //! `MADV_POPULATE_READ`, which gives errors as values, says nothing of the moment after, either; it is used to save faults.
 
-use std::fs::{self, File as StdFile, OpenOptions, TryLockError};
+use std::fs::File as StdFile;
 use std::io::{self, ErrorKind, IoSlice};
 use std::os::fd::AsRawFd;
 use std::os::unix::fs::FileExt;
@@ -40,15 +40,14 @@ use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, OnceLock, PoisonError, RwLock};
 
 use bytes::{Bytes, BytesMut};
-use orrery_core::runtime::{
-    Disk, DiskError, DiskErrorKind, DiskTotals, Entry, File, OpenMode, Source, Space, WallMillis,
-};
+use orrery_core::runtime::{DiskError, DiskErrorKind, File, Source, WallMillis};
 use rustix::fs::{Advice, FallocateFlags};
 use rustix::io::{Errno, ReadWriteFlags};
 use tokio::runtime::{Handle, RuntimeFlavor};
 
+use super::{Counts, Readers, RealDisk, disk_error};
 use crate::mapping::Mapping;
-use crate::read_once::{Buffers, DirectFile, read_once};
+use crate::read_once::{DirectFile, read_once};
 use crate::sync_threads::SyncThreads;
 
 /// Written and not yet synced bytes of one file at which a background sync starts.
@@ -65,185 +64,6 @@ const ZERO_BYTES: usize = 256 * 1024;
 
 /// Calls that tell the kernel to read ahead, under way at once. One more is left out: the reader then waits for its own reads.
 const ADVICE_COUNT_MAX: usize = 4;
-
-/// The process's file systems. Paths are those of the operating system.
-#[derive(Clone)]
-pub struct RealDisk {
-    syncs: Arc<SyncThreads>,
-    readers: Arc<Readers>,
-    /// Begins write-outs.
-    write_outs: Arc<SyncThreads>,
-    advices: Arc<AtomicUsize>,
-    counts: Arc<Counts>,
-}
-
-impl Default for RealDisk {
-    fn default() -> Self {
-        RealDisk {
-            syncs: Arc::default(),
-            readers: Arc::new(Readers {
-                threads: SyncThreads::for_reading(),
-                buffers: Arc::default(),
-            }),
-            write_outs: Arc::new(SyncThreads::for_write_out()),
-            advices: Arc::default(),
-            counts: Arc::default(),
-        }
-    }
-}
-
-/// For [`File::read_once`].
-struct Readers {
-    threads: SyncThreads,
-    buffers: Arc<Buffers>,
-}
-
-/// What [`Disk::totals`] tells.
-#[derive(Default)]
-struct Counts {
-    write_bytes: AtomicU64,
-    write_calls: AtomicU64,
-    sync_calls: AtomicU64,
-}
-
-impl Counts {
-    fn wrote(&self, bytes: u64) {
-        self.write_bytes.fetch_add(bytes, Ordering::Relaxed);
-        self.write_calls.fetch_add(1, Ordering::Relaxed);
-    }
-
-    fn synced(&self) {
-        self.sync_calls.fetch_add(1, Ordering::Relaxed);
-    }
-}
-
-impl Disk for RealDisk {
-    type File = RealFile;
-    type Lock = RealLock;
-
-    async fn open(&self, path: &Path, mode: OpenMode) -> Result<RealFile, DiskError> {
-        let (syncs, advices) = (Arc::clone(&self.syncs), Arc::clone(&self.advices));
-        let (counts, readers) = (Arc::clone(&self.counts), Arc::clone(&self.readers));
-        let write_outs = Arc::clone(&self.write_outs);
-        on_path(path, move |path| {
-            let mut options = OpenOptions::new();
-            options.read(true).write(true);
-            match mode {
-                OpenMode::Existing => &mut options,
-                OpenMode::Create => options.create(true).truncate(false),
-                OpenMode::New => options.create_new(true),
-            };
-            let file = options.open(path)?;
-            let metadata = file.metadata()?;
-            if metadata.is_dir() {
-                return Err(io::Error::new(ErrorKind::IsADirectory, "is a directory"));
-            }
-            Ok(RealFile(Arc::new(Shared {
-                file,
-                path: path.to_path_buf(),
-                len: AtomicU64::new(metadata.len()),
-                written: AtomicU64::new(0),
-                synced: AtomicU64::new(0),
-                syncing: AtomicBool::new(false),
-                handed_out: AtomicU64::new(0),
-                lost: OnceLock::new(),
-                mapping: RwLock::new(Mapping::default()),
-                direct: DirectFile::default(),
-                readers,
-                syncs,
-                write_outs,
-                advices,
-                counts,
-            })))
-        })
-        .await
-    }
-
-    async fn create_dir_all(&self, path: &Path) -> Result<(), DiskError> {
-        on_path(path, |path| fs::create_dir_all(path)).await
-    }
-
-    async fn rename(&self, from: &Path, to: &Path) -> Result<(), DiskError> {
-        let to = to.to_path_buf();
-        on_path(from, move |from| fs::rename(from, &to)).await
-    }
-
-    async fn remove(&self, path: &Path) -> Result<(), DiskError> {
-        on_path(path, |path| fs::remove_file(path)).await
-    }
-
-    async fn remove_dir(&self, path: &Path) -> Result<(), DiskError> {
-        on_path(path, |path| fs::remove_dir(path)).await
-    }
-
-    async fn list(&self, path: &Path) -> Result<Vec<Entry>, DiskError> {
-        on_path(path, |path| {
-            let mut entries = Vec::new();
-            for entry in fs::read_dir(path)? {
-                let entry = entry?;
-                entries.push(Entry {
-                    name: entry.file_name().to_string_lossy().into_owned(),
-                    is_dir: entry.file_type()?.is_dir(),
-                });
-            }
-            entries.sort();
-            Ok(entries)
-        })
-        .await
-    }
-
-    async fn sync_dir(&self, path: &Path) -> Result<(), DiskError> {
-        self.counts.synced();
-        on_path(path, |path| StdFile::open(path)?.sync_all()).await
-    }
-
-    fn totals(&self) -> DiskTotals {
-        let get = |count: &AtomicU64| count.load(Ordering::Relaxed);
-        DiskTotals {
-            write_bytes: get(&self.counts.write_bytes),
-            write_calls: get(&self.counts.write_calls),
-            sync_calls: get(&self.counts.sync_calls),
-        }
-    }
-
-    async fn space(&self, path: &Path) -> Result<Space, DiskError> {
-        on_path(path, |path| {
-            let stat = rustix::fs::statvfs(path)?;
-            // As `df` and RocketMQ (`UtilAll.getDiskPartitionSpaceUsedPercent`) count: what is kept for the system is no space.
-            let usable = stat.f_blocks.saturating_sub(stat.f_bfree).saturating_add(stat.f_bavail);
-            Ok(Space {
-                total_bytes: usable.saturating_mul(stat.f_frsize),
-                available_bytes: stat.f_bavail.saturating_mul(stat.f_frsize),
-            })
-        })
-        .await
-    }
-
-    async fn lock(&self, path: &Path) -> Result<RealLock, DiskError> {
-        let shown = path.to_path_buf();
-        let locked = on_path(path, |path| {
-            let file = OpenOptions::new()
-                .read(true)
-                .write(true)
-                .create(true)
-                .truncate(false)
-                .open(path)?;
-            match file.try_lock() {
-                Ok(()) => Ok(Some(RealLock { _file: file })),
-                Err(TryLockError::WouldBlock) => Ok(None),
-                Err(TryLockError::Error(error)) => Err(error),
-            }
-        });
-        locked
-            .await?
-            .ok_or_else(|| DiskError::new(DiskErrorKind::Locked, shown, "locked by another process"))
-    }
-}
-
-/// An exclusive lock; the kernel frees it when the file is closed, at the latest with the process.
-pub struct RealLock {
-    _file: StdFile,
-}
 
 /// An open file; clones share it.
 #[derive(Clone)]
@@ -437,6 +257,26 @@ impl File for RealFile {
 }
 
 impl RealFile {
+    pub(super) fn new(file: StdFile, path: &Path, len: u64, disk: &RealDisk) -> RealFile {
+        RealFile(Arc::new(Shared {
+            file,
+            path: path.to_path_buf(),
+            len: AtomicU64::new(len),
+            written: AtomicU64::new(0),
+            synced: AtomicU64::new(0),
+            syncing: AtomicBool::new(false),
+            handed_out: AtomicU64::new(0),
+            lost: OnceLock::new(),
+            mapping: RwLock::new(Mapping::default()),
+            direct: DirectFile::default(),
+            readers: Arc::clone(&disk.readers),
+            syncs: Arc::clone(&disk.syncs),
+            write_outs: Arc::clone(&disk.write_outs),
+            advices: Arc::clone(&disk.advices),
+            counts: Arc::clone(&disk.counts),
+        }))
+    }
+
     async fn off_worker<T, F>(&self, work: F) -> Result<T, DiskError>
     where
         T: Send + 'static,
@@ -633,32 +473,11 @@ fn aside<T>(work: impl FnOnce() -> T) -> T {
     }
 }
 
-async fn on_path<T, F>(path: &Path, work: F) -> Result<T, DiskError>
-where
-    T: Send + 'static,
-    F: FnOnce(&Path) -> io::Result<T> + Send + 'static,
-{
-    let owned = path.to_path_buf();
-    let done = tokio::task::spawn_blocking(move || work(&owned));
-    let result = done.await.unwrap_or_else(|error| Err(io::Error::other(error)));
-    result.map_err(|error| disk_error(path, &error))
-}
-
-fn disk_error(path: &Path, error: &io::Error) -> DiskError {
-    let kind = match error.kind() {
-        ErrorKind::NotFound => DiskErrorKind::NotFound,
-        ErrorKind::AlreadyExists => DiskErrorKind::AlreadyExists,
-        ErrorKind::StorageFull | ErrorKind::QuotaExceeded => DiskErrorKind::Full,
-        ErrorKind::UnexpectedEof => DiskErrorKind::OutOfRange,
-        _ if error.raw_os_error() == Some(Errno::IO.raw_os_error()) => DiskErrorKind::Device,
-        _ => DiskErrorKind::Other,
-    };
-    DiskError::new(kind, path, error.to_string())
-}
-
 #[cfg(test)]
 mod tests {
     use std::time::{Duration, Instant};
+
+    use orrery_core::runtime::{Disk, OpenMode};
 
     use super::*;
 
